@@ -1,0 +1,129 @@
+"""A training recipe: one YAML file, validated whole into these dataclasses before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rebus import config as configs
+from rebus import registry
+from rebus.errors import invalid
+
+# A component by name with its settings: ``{"name": "adamw", "lr": 3e-4}``.
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBinding:
+    """Which rows and which segments of a dataset one mixture source draws from."""
+
+    # Logical name of the dataset; the run binds it to ``datasets/<id>/versions/<n>``.
+    dataset: str
+    # Only rows of this split.
+    split: str = "train"
+    # Only rows whose ``source`` is one of these; empty means every row.
+    sources: list[str] = field(default_factory=list)
+    # Only branches that hold one of these tasks (the shared branch 0 always stays); empty means all.
+    tasks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training: what is drawn, what is trained, by which losses, for how many steps."""
+
+    name: str
+    steps: int
+    # Rows a step.
+    batch_size: int = 32
+    # Binding name -> share of the rows drawn; shares are normalised to sum 1. Empty: all bindings alike.
+    mixture: dict[str, float] = field(default_factory=dict)
+    # Names of the model parts that are trained; the others are frozen. Empty: every part.
+    trainable: list[str] = field(default_factory=list)
+    # Objectives by name; each spec has a ``weight`` (default 1) beside the objective's own settings.
+    objectives: list[Spec] = field(default_factory=list)
+    optimizer: Spec = field(default_factory=lambda: {"name": "adamw"})
+    schedule: Spec = field(default_factory=lambda: {"name": "cosine"})
+    # Gradients are scaled down to this global L2 norm; 0 turns clipping off.
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"stage {self.name!r}: steps={self.steps}, batch_size={self.batch_size} must be positive")
+        if any(weight < 0 for weight in self.mixture.values()) or (self.mixture and not sum(self.mixture.values())):
+            raise ValueError(f"stage {self.name!r}: mixture weights must be >= 0 and not all 0, got {self.mixture}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and how many are kept."""
+
+    # Steps between checkpoints, counted over all stages; the last step always writes one.
+    every_steps: int = 500
+    # Older ones are deleted once a newer one is published.
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep < 1:
+            raise ValueError(f"every_steps={self.every_steps} and keep={self.keep} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """Everything that decides a run, besides the dataset versions it is bound to."""
+
+    name: str
+    description: str = ""
+    # What is trained: a component of kind ``task`` (``mllm``, ``contrastive``) with the model in its settings.
+    task: Spec
+    # Mixture source name -> what it draws from.
+    data: dict[str, DataBinding]
+    stages: list[Stage]
+    # Seeds the weights, the order of the data and every other draw.
+    seed: int = 0
+    # Threads of torch; part of the recipe because the order of floating-point sums depends on it. 0: all cores.
+    num_threads: int = 0
+    # Steps between metric events.
+    report_every_steps: int = 20
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a recipe needs at least one stage")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        if self.report_every_steps < 1 or self.num_threads < 0:
+            raise ValueError("report_every_steps must be at least 1 and num_threads not negative")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def validate(self) -> None:
+        """Checks every component named, its settings, and every mixture key; errors name the field."""
+        registry.settings("task", self.task, field="recipe.task")
+        for index, stage in enumerate(self.stages):
+            where = f"recipe.stages.{index}"
+            registry.settings("optimizer", stage.optimizer, field=f"{where}.optimizer")
+            registry.settings("schedule", stage.schedule, field=f"{where}.schedule")
+            for at, spec in enumerate(stage.objectives):
+                settings = {key: value for key, value in spec.items() if key != "weight"}
+                registry.settings("objective", settings, field=f"{where}.objectives.{at}")
+            for source in stage.mixture:
+                if source not in self.data:
+                    raise invalid(f"{where}.mixture.{source}", f"no such data binding; known: {', '.join(self.data)}")
+
+
+def recipe_from_mapping(values: Mapping[str, Any]) -> TrainingRecipe:
+    """Builds and validates a recipe; every bad field is named by its path below ``recipe``."""
+    recipe = configs.build(TrainingRecipe, values, where="recipe")
+    recipe.validate()
+    return recipe
+
+
+def load_recipe(path: Path) -> TrainingRecipe:
+    """Reads a recipe file (and the ones it names as ``base``)."""
+    return recipe_from_mapping(configs.load_yaml(path))

@@ -1,0 +1,104 @@
+"""What is trained. A task owns the model, the data and the loss; the loop owns everything else.
+
+To train something new, write one class with the methods of ``Task`` below, register it as kind ``task`` in a module of
+``rebus.training.tasks``, and name it in a recipe. The loop then gives it stages, frozen parts, optimizers, schedules,
+metrics, checkpoints and exact resume::
+
+    @register("task", "contrastive", config=ContrastiveTaskConfig, paper="clip")
+    class ContrastiveTask:
+        def __init__(self, config: ContrastiveTaskConfig) -> None: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from rebus.data.sample import Sample
+from rebus.training.recipe import Stage, TrainingRecipe
+
+
+class SampleSource(Protocol):
+    """Random access to one dataset version, or to a list of samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """What a task is given before the first step."""
+
+    recipe: TrainingRecipe
+    # Data binding name -> its rows, already narrowed to the binding's split and sources.
+    sources: Mapping[str, SampleSource]
+    # Binding name -> identity of the dataset version behind it (a digest or resource name): a key for caches.
+    versions: Mapping[str, str]
+    # Kept between runs on this machine; losing it costs time, never results.
+    cache_dir: Path
+    # The run's seed (the recipe's, unless the run overrides it).
+    seed: int
+    # Called with a short message during long preparation; raises ``CancelledError`` when the run was cancelled.
+    progress: Callable[[str], None]
+
+
+@dataclass
+class Consumed:
+    """What one batch took from one source."""
+
+    samples: int = 0
+    tokens: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The input of one step."""
+
+    # Whatever the task's ``loss`` reads.
+    data: Any
+    # Binding name -> what was drawn from it.
+    consumed: Mapping[str, Consumed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """The result of one forward pass."""
+
+    # Scalar, differentiable.
+    loss: Tensor
+    # Detached scalars for the events, e.g. ``{"loss/language-modeling": ...}``.
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """One kind of training. ``config`` is validated before the task is built."""
+
+    def prepare(self, context: TaskContext) -> nn.Module:
+        """Reads what it needs and returns the model with its initial weights (seeded by ``context.seed``)."""
+        ...
+
+    def parts(self, model: nn.Module) -> Mapping[str, nn.Module | nn.Parameter]:
+        """The named parts that a stage may train or freeze; together they hold every parameter."""
+        ...
+
+    def batch(self, stage: Stage, step: int) -> Batch:
+        """The batch of ``step`` (0-based within its stage).
+
+        A pure function of (seed, stage name, step), which is what makes resume exact. Runs in a prefetch thread: it must
+        not draw from torch's global generator or touch the model.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
+        """The stage's weighted objectives on one batch."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes the model version's folder (``config.json``, ``model.safetensors``, tokenizer, ...)."""
+        ...
