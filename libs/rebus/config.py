@@ -1,0 +1,139 @@
+"""Recipes and settings: YAML into typed dataclasses, validated whole before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from rebus.errors import FieldViolation, InvalidArgumentError, invalid
+
+T = TypeVar("T")
+MAX_YAML_BYTES = 1 << 20
+MAX_BASE_DEPTH = 8
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, where: str = "recipe") -> T:
+    """Builds dataclass ``cls`` from plain values, checking every key and type.
+
+    Raises ``InvalidArgumentError`` with one violation a bad field; an unknown key names the nearest valid one.
+    """
+    try:
+        return _adapter(cls).validate_python(dict(values), strict=False)
+    except ValidationError as error:
+        violations = [_violation(cls, item, where) for item in error.errors(include_url=False)]
+        message = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        raise InvalidArgumentError(message, violations=violations) from None
+
+
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(_forbid_extra(cls))
+
+
+def _forbid_extra(cls: type[T]) -> type[T]:
+    """Pydantic reads this attribute of stdlib dataclasses; nested dataclasses get it too."""
+    if dataclasses.is_dataclass(cls) and "__pydantic_config__" not in cls.__dict__:
+        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+        for hint in get_type_hints(cls).values():
+            for part in (hint, *_flatten(hint)):
+                if isinstance(part, type):
+                    _forbid_extra(part)
+    return cls
+
+
+def _flatten(hint: Any) -> list[Any]:
+    args = [a for a in get_args(hint) if a is not Ellipsis]
+    return args + [inner for a in args for inner in _flatten(a)]
+
+
+def _violation(cls: type, item: Any, where: str) -> FieldViolation:
+    path = ".".join(str(part) for part in item["loc"])
+    field = f"{where}.{path}" if path else where
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        valid = _keys_at(cls, item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid) or 'none'}"
+        return FieldViolation(field, f"unknown key; {hint}")
+    description = str(item["msg"]).removeprefix("Value error, ")
+    return FieldViolation(field, f"{description} (found {_short(item.get('input'))})")
+
+
+def _keys_at(cls: Any, path: tuple[Any, ...]) -> list[str]:
+    """Valid keys of the dataclass reached from ``cls`` by ``path`` (list indices and map keys pass through)."""
+    for part in path:
+        if dataclasses.is_dataclass(cls) and isinstance(part, str):
+            cls = get_type_hints(cls).get(part)
+        inner = [c for c in (cls, *_flatten(cls)) if dataclasses.is_dataclass(c)]
+        cls = inner[0] if inner else None
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def load_yaml(path: Path, *, _depth: int = 0) -> dict[str, Any]:
+    """Reads a YAML mapping; ``base: other.yaml`` (beside it) is loaded first and its fields are overridden."""
+    if not path.is_file():
+        raise invalid("recipe", f"no such file: {path}")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise invalid("recipe", f"{path.name} is larger than {MAX_YAML_BYTES} bytes")
+    values = parse_yaml(path.read_text(encoding="utf-8"), where=path.name)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if _depth >= MAX_BASE_DEPTH or Path(str(base)).name != base:
+        raise invalid("recipe.base", f"expected a file name beside {path.name}, at most {MAX_BASE_DEPTH} deep")
+    return merge(load_yaml(path.parent / str(base), _depth=_depth + 1), values)
+
+
+def parse_yaml(text: str, *, where: str = "recipe") -> dict[str, Any]:
+    """Parses a YAML mapping; errors name ``where`` and the line."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise invalid(where, f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise invalid(where, f"expected a mapping, found {type(values).__name__}")
+    return values
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it; mappings merge key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as JSON-serialisable values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted, compact, UTF-8 JSON: the bytes digests are taken over."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

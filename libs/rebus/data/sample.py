@@ -1,0 +1,73 @@
+"""The one shape of data: a sample is an ordered list of segments and the media bytes they refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rebus.errors import InvalidArgumentError, invalid
+
+SegmentType = Literal["text", "image"]
+Role = Literal["system", "user", "assistant"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One piece of a sample.
+
+    ``branch`` 0 is context shared by the whole sample; segments of branch ``k > 0`` attend to branch 0 and to
+    their own branch only, so many independent questions about one image cost one encoding of that image.
+    ``task`` names what is asked or answered (``existence``, ``count``, ``caption``, ...).
+    ``region`` is a box ``(x1, y1, x2, y2)`` as fractions of the image's sides.
+    """
+
+    type: SegmentType = "text"
+    role: Role = "user"
+    text: str = ""
+    media: int = -1
+    loss: bool = False
+    branch: int = 0
+    task: str = ""
+    region: Box | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One row of a dataset.
+
+    Samples of one ``family`` (an emoji and its skin-tone variants, all questions about one scene) never straddle
+    splits. ``metadata`` is JSON-serialisable and belongs to the source (a scene graph, a language code, ...).
+    """
+
+    id: str
+    family: str = ""
+    split: str = "train"
+    segments: Sequence[Segment] = ()
+    media: Sequence[bytes] = ()
+    source: str = ""
+    license: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        """Raises ``InvalidArgumentError`` naming the first field that breaks the shape above."""
+        if not self.id:
+            raise invalid("sample.id", "must not be empty")
+        if not self.segments:
+            raise invalid(f"sample[{self.id}].segments", "must hold at least one segment")
+        for position, segment in enumerate(self.segments):
+            self._validate_segment(position, segment)
+
+    def _validate_segment(self, position: int, segment: Segment) -> None:
+        where = f"sample[{self.id}].segments[{position}]"
+        if segment.type == "text" and not segment.text.strip():
+            raise _bad(where, "text", "must not be empty")
+        if segment.type == "image" and not 0 <= segment.media < len(self.media):
+            raise _bad(where, "media", f"index {segment.media} is outside the sample's {len(self.media)} media")
+        if segment.branch < 0:
+            raise _bad(where, "branch", "must not be negative")
+
+
+def _bad(where: str, name: str, description: str) -> InvalidArgumentError:
+    return invalid(f"{where}.{name}", description)
