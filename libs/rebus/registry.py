@@ -64,9 +64,7 @@ class Component:
         return (self.target.__doc__ or "").strip().partition("\n")[0]
 
 
-def register(
-    kind: str, name: str, *, config: type = NoSettings, paper: str | tuple[str, ...] = ()
-) -> Callable[[T], T]:
+def register(kind: str, name: str, *, config: type = NoSettings, paper: str | tuple[str, ...] = ()) -> Callable[[T], T]:
     """Registers the decorated class or function; ``paper`` holds ids of the catalogue (``rebus papers``)."""
     if kind not in PROVIDERS:
         raise ValueError(f"unknown component kind {kind!r}; kinds: {', '.join(PROVIDERS)}")

@@ -1,0 +1,5 @@
+"""All durable state: one object store, reached by URL (``file:///path`` or ``s3://bucket/prefix``)."""
+
+from rebus.store.objects import ObjectInfo, Store
+
+__all__ = ["ObjectInfo", "Store"]
