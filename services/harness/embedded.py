@@ -1,0 +1,32 @@
+"""Hosts services inside another process, on a loopback port, over the same contracts as everywhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from services.harness.runtime import Runtime
+from services.harness.server import NAMES, Host, load
+
+START_SECONDS = 60.0
+
+
+@contextmanager
+def hosted(store_url: str, names: Iterable[str] = NAMES) -> Iterator[str]:
+    """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="rebus-services", daemon=True)
+    thread.start()
+    try:
+        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0")
+        port = asyncio.run_coroutine_threadsafe(host.start(), loop).result(START_SECONDS)
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            asyncio.run_coroutine_threadsafe(host.stop(grace=1.0), loop).result(START_SECONDS)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,119 @@
+"""The gRPC server around a set of services: health, reflection, the interceptor, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from rebus.errors import UnavailableError
+from rebus.store.objects import STORE_ENV
+from services.harness.interceptor import ServiceInterceptor
+from services.harness.runtime import Runtime, run
+
+DEFAULT_PORT = 8080
+MAX_MESSAGE_BYTES = 64 << 20
+DRAIN_SECONDS = 10.0
+NAMES = ("ingest", "training", "retrieval", "generation", "evaluation")
+
+log = logging.getLogger("rebus.server")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What ``services/<name>/server.py`` exports as ``SERVICE``: its gRPC services and the jobs it looks after."""
+
+    grpc_names: tuple[str, ...]
+    add: Callable[[grpc.aio.Server, Runtime], None]
+    job_collections: tuple[str, ...] = ()
+
+
+def load(names: Iterable[str]) -> list[Service]:
+    """The named services; each is imported only when it is hosted."""
+    return [importlib.import_module(f"services.{name}.server").SERVICE for name in names]
+
+
+class Host:
+    """One server that hosts some services; use ``start`` then ``stop``, or ``serve`` until a signal."""
+
+    def __init__(self, services: list[Service], runtime: Runtime, *, address: str) -> None:
+        self._services = services
+        self._runtime = runtime
+        self._address = address
+        self._health = HealthServicer()
+        self.port = 0
+
+    async def start(self) -> int:
+        """Binds, recovers this host's jobs, and turns healthy; returns the port."""
+        self._server = grpc.aio.server(
+            interceptors=[ServiceInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        for service in self._services:
+            service.add(self._server, self._runtime)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [*self._names(), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+            self._server,
+        )
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise UnavailableError(f"cannot listen on {self._address}: {error}") from None
+        await self._server.start()
+        for service in self._services:
+            for collection in service.job_collections:
+                await run(self._runtime.executor.recover, collection)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return self.port
+
+    async def stop(self, grace: float = DRAIN_SECONDS) -> None:
+        """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(grace)
+
+    async def serve(self) -> None:
+        """Runs until SIGTERM or SIGINT, then drains."""
+        port = await self.start()
+        log.info("serving %s on port %d, store %s", ", ".join(self._names()), port, self._runtime.store.url)
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        await stopping.wait()
+        await self.stop()
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *self._names()):
+            await self._health.set(name, status)
+
+    def _names(self) -> list[str]:
+        return [name for service in self._services for name in service.grpc_names]
+
+
+def main(names: Iterable[str], argv: list[str] | None = None) -> int:
+    """Command line of a server process."""
+    parser = argparse.ArgumentParser(description=f"Serves {', '.join(names)} over gRPC.")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    parser.add_argument("--store", default=os.environ.get(STORE_ENV), help=f"store URL (default: ${STORE_ENV})")
+    args = parser.parse_args(argv)
+    if not args.store:
+        parser.error(f"no store: pass --store or set {STORE_ENV}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    host = Host(load(names), Runtime.open(args.store), address=f"{args.host}:{args.port}")
+    asyncio.run(host.serve())
+    return 0
