@@ -13,20 +13,21 @@ import protovalidate
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from rebus.errors import FieldViolation, RebusError
-from services.harness.status import from_violations, to_status
+from rebus.errors import FieldViolation, InvalidArgumentError, RebusError
+from rebus.status import to_status
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
-
-Handler = grpc.RpcMethodHandler
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary and server-streaming method of ``rebus.v1``."""
 
-    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
         if handler is None or not method.startswith(_OWN_METHODS):
@@ -74,7 +75,9 @@ def validate(request: Message) -> None:
     """Raises ``InvalidArgumentError`` naming every field that breaks a rule in the proto."""
     found = protovalidate.collect_violations(request)
     if found:
-        raise from_violations([_violation(v.proto) for v in found])
+        violations = [_violation(v.proto) for v in found]
+        message = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        raise InvalidArgumentError(message, violations=violations)
 
 
 def _violation(proto: Any) -> FieldViolation:
@@ -86,7 +89,7 @@ def _violation(proto: Any) -> FieldViolation:
     return FieldViolation(path or "request", str(proto.message))
 
 
-async def _abort(method: str, context: grpc.aio.ServicerContext, error: Exception) -> None:
+async def _abort(method: str, context: Any, error: Exception) -> None:
     """Ends the call with the error's status; an unexpected error is logged and shows only an id."""
     if isinstance(error, grpc.aio.AbortError):
         return

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from rebus.client.errors import from_status, translated
+from rebus.client.errors import translated
 from rebus.errors import invalid
+from rebus.status import from_status
 from rebus.v1 import (
     dataset_pb2,
     dataset_pb2_grpc,

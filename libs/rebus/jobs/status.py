@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from google.rpc import code_pb2
 
 from rebus.config import digest
 from rebus.errors import AlreadyExistsError, FailedPreconditionError, RebusError
 from rebus.jobs.events import EventLog
+from rebus.status import to_status
 from rebus.store import Store, documents
 from rebus.store.sealed import seal, unseal
 from rebus.v1.common_pb2 import JobStatus
@@ -99,8 +99,7 @@ def _apply(job: JobStatus, state: State, message: str, error: RebusError | None)
     if state in TERMINAL:
         job.end_time.GetCurrentTime()
     if error is not None:
-        job.error.code = code_pb2.Code.Value(error.reason)
-        job.error.message = str(error)
+        job.error.CopyFrom(to_status(error))
 
 
 def request_cancel(store: Store, name: str) -> Message:
