@@ -11,7 +11,7 @@ metrics, checkpoints and exact resume::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,9 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Sample: ...
+    def take(self, indices: Sequence[int], /) -> list[Sample]:
+        """The samples at ``indices``, in that order; thread-safe."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,194 @@
+"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Weights are named as in transformers."""
+
+# Shape suffixes: B batch, S tokens, C cached + new tokens, D width, N heads, K key/value heads, H head dim, F hidden.
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rebus.models.cache import KVCache
+from rebus.registry import register
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Sizes of the decoder."""
+
+    width: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    # Key/value heads, each shared by ``num_heads / num_kv_heads`` query heads.
+    num_kv_heads: int = 4
+    # Inner width of the feed-forward blocks.
+    hidden_width: int = 344
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    # The output layer is the embedding table.
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"width={self.width} must be divisible by num_heads={self.num_heads}, "
+                f"and that by num_kv_heads={self.num_kv_heads}"
+            )
+        if (self.width // self.num_heads) % 2:
+            raise ValueError(f"head size {self.width // self.num_heads} must be even for rotary positions")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.num_heads
+
+
+class RMSNorm(nn.Module):
+    """Scales to unit root mean square, then by a learned weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., D]`` to ``[..., D]``."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``[..., S, H]`` for ``positions`` ``[..., S]`` (RoFormer; the half-split layout of LLaMA)."""
+    exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+    angles = positions[..., None].float() * theta**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Applies the rotary tables ``[B, 1, S, H]`` to ``[B, N, S, H]``."""
+    cos, sin = tables
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        kv_width = config.num_kv_heads * config.head_width
+        self.q_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], mask_B1SC: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """Attends within ``mask`` (True: visible); without one, causally over the cached and the new tokens."""
+        q_BNSH = rotate(self._heads(self.q_proj(x_BSD), self.num_heads), tables)
+        k_BKCH = rotate(self._heads(self.k_proj(x_BSD), self.num_kv_heads), tables)
+        v_BKCH = self._heads(self.v_proj(x_BSD), self.num_kv_heads)
+        if cache is not None:
+            k_BKCH, v_BKCH = cache.append(layer, k_BKCH, v_BKCH)
+        out_BNSH = F.scaled_dot_product_attention(
+            q_BNSH, k_BKCH, v_BKCH, attn_mask=mask_B1SC, enable_gqa=self.num_heads != self.num_kv_heads,
+            is_causal=mask_B1SC is None and q_BNSH.shape[2] > 1,
+        )
+        return self.o_proj(out_BNSH.transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _heads(x_BSD: Tensor, num_heads: int) -> Tensor:
+        return x_BSD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.hidden_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.hidden_width, bias=False)
+        self.down_proj = nn.Linear(config.hidden_width, config.width, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Maps ``[B, S, D]`` to ``[B, S, D]``."""
+        return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward, each on the residual stream."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], mask_B1SC: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """Maps ``[B, S, D]`` to ``[B, S, D]``."""
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), tables, mask_B1SC, cache, layer)
+        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+
+
+@register("decoder", "llama", config=LlamaConfig, paper="mm1")
+class Llama(nn.Module):
+    """A LLaMA-style causal decoder over embeddings; the caller embeds, so that images can stand among words."""
+
+    def __init__(self, config: LlamaConfig, *, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(vocab_size, config.width)
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """GPT-2's scheme: 0.02, and the residual outputs shrunk by the depth, so the stream starts near identity."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                shrink = math.sqrt(2 * self.config.num_layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                nn.init.normal_(parameter, std=0.02 / shrink)
+
+    def forward(
+        self, embeds_BSD: Tensor, positions_BS: Tensor, mask_BSC: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states ``[B, S, D]`` of embeddings ``[B, S, D]`` at ``positions`` ``[B, S]``.
+
+        ``mask`` (True: visible) covers cached and new tokens; without it attention is causal, which with a cache that
+        already holds tokens is only defined for one new token.
+        """
+        if mask_BSC is None and cache is not None and cache.length and embeds_BSD.shape[1] > 1:
+            raise ValueError(f"{embeds_BSD.shape[1]} new tokens after {cache.length} cached ones need a mask")
+        cos_BSH, sin_BSH = rotary_tables(positions_BS, self.config.head_width, self.config.rope_theta)
+        tables = (cos_BSH[:, None].to(embeds_BSD.dtype), sin_BSH[:, None].to(embeds_BSD.dtype))
+        mask_B1SC = None if mask_BSC is None else mask_BSC[:, None]
+        hidden_BSD = embeds_BSD
+        for index, layer in enumerate(self.layers):
+            hidden_BSD = layer(hidden_BSD, tables, mask_B1SC, cache, index)
+        if cache is not None:
+            cache.advance(embeds_BSD.shape[1])
+        return self.norm(hidden_BSD)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits ``[..., V]`` of hidden states ``[..., D]``."""
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, weight)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for ``batch_size`` rows of up to ``capacity`` tokens, in the weights' dtype and device."""
+        weight = self.embed_tokens.weight
+        return KVCache(
+            num_layers=self.config.num_layers,
+            shape=(batch_size, self.config.num_kv_heads, capacity, self.config.head_width),
+            dtype=weight.dtype,
+            device=weight.device,
+        )

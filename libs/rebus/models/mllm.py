@@ -1,0 +1,99 @@
+"""The multimodal language model: an image encoder, a connector and a decoder, each named by its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from rebus import registry
+from rebus.errors import invalid
+from rebus.models.cache import KVCache
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmConfig:
+    """The three parts, by component name and settings."""
+
+    encoder: Spec = field(default_factory=lambda: {"name": "vit"})
+    connector: Spec = field(default_factory=lambda: {"name": "mlp"})
+    decoder: Spec = field(default_factory=lambda: {"name": "llama"})
+    # Ids the decoder knows; the tokenizer's.
+    vocab_size: int
+    # The placeholder that image features take the place of.
+    image_token_id: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.image_token_id < self.vocab_size:
+            raise ValueError(f"image_token_id={self.image_token_id} is outside vocab_size={self.vocab_size}")
+
+
+class Mllm(nn.Module):
+    """Images become decoder embeddings in place of ``<image>`` tokens; the decoder predicts text."""
+
+    def __init__(self, config: MllmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
+        self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
+        self.connector = registry.build(
+            "connector",
+            config.connector,
+            field="model.connector",
+            width_in=self.vision_encoder.width,
+            width_out=self.decoder.config.width,
+            grid=self.vision_encoder.grid,
+        )
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that one image takes in a row."""
+        return self.connector.num_tokens
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
+        return self.connector(self.vision_encoder(pixels))
+
+    def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
+        """Embeddings ``[B, S, D]`` of ``input_ids`` ``[B, S]``, image placeholders filled in order of the rows.
+
+        Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
+        """
+        embeds = self.decoder.embed_tokens(input_ids)
+        at = input_ids == self.config.image_token_id
+        found = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        if (expected := int(at.sum())) != found:
+            raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
+        if image_features is None or not found:
+            return embeds
+        return embeds.masked_scatter(at[..., None], image_features.to(embeds.dtype))
+
+    def decode(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states ``[B, S, D]``; see the decoder's ``forward``."""
+        return self.decoder(embeds, positions, mask, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits ``[..., vocab_size]`` of hidden states ``[..., D]``."""
+        return self.decoder.logits(hidden)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for ``batch_size`` rows of up to ``capacity`` tokens."""
+        return self.decoder.new_cache(batch_size, capacity)
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders."""
+        features = None if pixels is None or not len(pixels) else self.encode_images(pixels)
+        return self.decode(self.embed(input_ids, features), positions, mask)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of weights, shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
