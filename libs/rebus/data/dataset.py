@@ -1,0 +1,278 @@
+"""Datasets of samples: write a version, derive one from another without rewriting media, read one at random.
+
+Lance runs threads of its own and does not survive ``fork``: a reader refuses to work in a forked process. In
+worker processes use ``spawn`` or ``forkserver`` and open the version there (readers pickle as their name).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments
+
+from rebus.data import versions
+from rebus.data.rows import SAMPLE_COLUMNS, SCHEMA, from_table, to_batches
+from rebus.data.sample import Sample
+from rebus.data.versions import ensure_dataset
+from rebus.errors import AbortedError, FailedPreconditionError, invalid
+from rebus.store import Store, documents
+from rebus.v1.dataset_pb2 import DatasetVersion
+
+__all__ = ["SPLITS", "DatasetReader", "derive_version", "ensure_dataset", "open_version", "write_version"]
+
+SPLITS = ("train", "validation", "test")
+_COUNTED = ["split", "source", "num_media"]
+_BATCH_BYTES = 64 << 20
+_FILE_BYTES = 1 << 30
+_COMMIT_ATTEMPTS = 64
+
+
+def write_version(
+    store: Store, dataset: str, samples: Iterable[Sample], *, producer: str = "", batch_rows: int = 512
+) -> DatasetVersion:
+    """Streams ``samples`` into the next version of ``dataset`` (``datasets/x``), made if it does not exist.
+
+    The version holds these samples and no others. Memory holds one batch and the ids. Raises
+    ``InvalidArgumentError`` for a malformed sample, a repeated id or no samples at all; nothing is published then.
+    """
+    ensure_dataset(store, dataset)
+    target = versions.ensure_lance(store, dataset)
+    batches = to_batches(_checked(samples), batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
+    fragments = _write_fragments(target, batches, store)
+    if not fragments:
+        raise invalid("samples", f"{dataset}: there are no samples to write")
+    committed = _commit_overwrite(target, fragments, store)
+    version = versions.counts(committed.to_table(columns=_COUNTED))
+    version.producer = producer
+    return versions.publish(store, version, dataset, committed)
+
+
+def derive_version(
+    store: Store,
+    parent: str,
+    *,
+    drop: Sequence[int] | np.ndarray = (),
+    columns: Mapping[str, pa.Array] | None = None,
+    producer: str = "",
+) -> DatasetVersion:
+    """A new version out of ``parent`` (``datasets/x/versions/3``): rows left out, columns added, media shared.
+
+    ``drop`` holds rows of the parent (positions, see ``DatasetReader.row_ids``); ``columns`` one value a row of
+    the parent, dropped rows included. Raises ``InvalidArgumentError`` if no row would remain or a column exists.
+    """
+    reader = open_version(store, parent)
+    gone = np.unique(reader.checked(drop))
+    if len(gone) == reader.num_samples:
+        raise invalid("drop", f"{parent}: no row would remain of {reader.num_samples}")
+    _check_columns(reader, columns or {})
+    dataset = versions.dataset_of(parent)
+    for _ in range(_COMMIT_ATTEMPTS):
+        try:
+            with versions.reading(store, parent):
+                derived = _derive(store, dataset, reader.version.lance_version, gone, columns or {})
+                version = versions.counts(derived.to_table(columns=_COUNTED))
+        except CommitConflictError:
+            continue
+        version.parent, version.producer = parent, producer
+        return versions.publish(store, version, dataset, derived)
+    raise AbortedError(f"{dataset}: other writers won {_COMMIT_ATTEMPTS} times in a row; try again")
+
+
+def open_version(store: Store, name: str) -> DatasetReader:
+    """A reader of a published version; ``NotFoundError`` if there is none, ``DataLossError`` if it was altered."""
+    versions.dataset_of(name)
+    version = documents.get(store, DatasetVersion, name)
+    versions.check_published(store, version)
+    return DatasetReader(store, version)
+
+
+class DatasetReader:
+    """One published version: its rows in a fixed order, ``0 .. num_samples - 1``, read in any. Thread-safe."""
+
+    def __init__(self, store: Store, version: DatasetVersion) -> None:
+        self.store = store
+        self.version = version
+        self._pid = os.getpid()
+        self._lance: Any = None
+        self._splits: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.store.url, self.version.name)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of all splits."""
+        return self.version.num_samples
+
+    @property
+    def column_names(self) -> list[str]:
+        """Every column, those that curation added included."""
+        return list(self._open().schema.names)
+
+    def row_ids(self, split: str = "") -> np.ndarray:
+        """int64 ``[n]``: the rows of one split, ascending; of all splits if empty."""
+        if not split:
+            return np.arange(self.num_samples)
+        if self._splits is None:
+            self._splits = np.array(self.table(["split"]).column("split").to_pylist())
+        return np.flatnonzero(self._splits == split)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[Sample]:
+        """The samples at ``rows``, in that order; repeats are fine, a row outside is ``InvalidArgumentError``."""
+        return from_table(self.table(SAMPLE_COLUMNS, rows))
+
+    def scan(self, split: str = "", *, batch_rows: int = 256) -> Iterator[Sample]:
+        """Every sample of a split (or of all) in row order, ``batch_rows`` in memory at a time."""
+        for batch in self.scan_columns(SAMPLE_COLUMNS, split, batch_rows=batch_rows):
+            yield from from_table(batch)
+
+    def table(self, columns: Sequence[str], rows: Sequence[int] | np.ndarray | None = None) -> pa.Table:
+        """Some columns, of all rows or of ``rows`` in that order."""
+        names = list(columns)
+        with self._reading():
+            if rows is None:
+                return self._open().to_table(columns=names)
+            return self._open().take(self.checked(rows).tolist(), columns=names)
+
+    def scan_columns(
+        self, columns: Sequence[str], split: str = "", *, batch_rows: int = 1024
+    ) -> Iterator[pa.RecordBatch]:
+        """Some columns in row order, batch by batch."""
+        quoted = split.replace("'", "''")
+        condition = f"split = '{quoted}'" if split else None
+        with self._reading():
+            scanner = self._open().scanner(
+                columns=list(columns), filter=condition, batch_size=batch_rows, scan_in_order=True
+            )
+            batches = scanner.to_batches()
+        while True:
+            with self._reading():  # around the read alone: what the caller does with a batch is its own affair
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def verify(self) -> list[str]:
+        """Hashes every stored object of the version; one line a problem, empty when all is well."""
+        return versions.verify(self.store, self.version.name)
+
+    def checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``rows`` as int64 ``[n]``; ``InvalidArgumentError`` if one is outside ``0 .. num_samples - 1``."""
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_samples):
+            bad = wanted[(wanted < 0) | (wanted >= self.num_samples)][0]
+            raise invalid("rows", f"row {bad} is outside the {self.num_samples} rows of {self.version.name}")
+        return wanted
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return versions.reading(self.store, self.version.name)
+
+    def _open(self) -> Any:
+        if os.getpid() != self._pid:
+            raise FailedPreconditionError(
+                f"{self.version.name} was opened before a fork, which Lance does not survive; "
+                "start workers with spawn or forkserver, or use threads"
+            )
+        if self._lance is None:
+            dataset = versions.dataset_of(self.version.name)
+            self._lance = versions.open_lance(self.store, dataset, self.version.lance_version)
+        return self._lance
+
+
+def _reopen(url: str, name: str) -> DatasetReader:
+    return open_version(Store.open(url), name)
+
+
+def _write_fragments(target: Any, batches: Iterator[pa.RecordBatch], store: Store) -> list[Any]:
+    """Streams batches into data files that no version names yet.
+
+    Lance pulls the batches from native code, which turns an exception of theirs into a bare ``OSError``: it is
+    kept here and raised as itself.
+    """
+    raised: list[Exception] = []
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    stream = pa.RecordBatchReader.from_batches(SCHEMA, guarded())
+    options = store.lance_options
+    try:
+        return list(
+            write_fragments(stream, target, mode="overwrite", max_bytes_per_file=_FILE_BYTES, storage_options=options)
+        )
+    except OSError:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
+def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
+    seen: set[str] = set()
+    for sample in samples:
+        sample.validate()
+        if sample.split not in SPLITS:
+            raise invalid(f"sample[{sample.id}].split", f"expected one of {', '.join(SPLITS)}, found {sample.split!r}")
+        if sample.id in seen:
+            raise invalid(f"sample[{sample.id}].id", "is taken by an earlier sample")
+        seen.add(sample.id)
+        yield sample
+
+
+def _commit_overwrite(target: Any, fragments: Any, store: Store) -> Any:
+    """Commits written fragments as the whole content; concurrent writers take turns."""
+    operation = lance.LanceOperation.Overwrite(SCHEMA, fragments)
+    for _ in range(_COMMIT_ATTEMPTS):
+        try:
+            return lance.LanceDataset.commit(target.uri, operation, storage_options=store.lance_options)
+        except CommitConflictError:
+            continue
+    raise AbortedError(f"{target.uri}: other writers won {_COMMIT_ATTEMPTS} times in a row; try again")
+
+
+def _check_columns(reader: DatasetReader, columns: Mapping[str, pa.Array]) -> None:
+    existing = set(reader.column_names)
+    for name, values in columns.items():
+        if name in existing:
+            raise invalid(f"columns.{name}", f"{reader.version.name} has a column of that name")
+        if len(values) != reader.num_samples:
+            raise invalid(f"columns.{name}", f"holds {len(values)} values for {reader.num_samples} rows")
+
+
+def _derive(store: Store, dataset: str, base: int, gone: np.ndarray, columns: Mapping[str, pa.Array]) -> Any:
+    """Restores Lance version ``base`` as the newest, then adds and deletes on top of it.
+
+    Each commit must directly follow the one before: Lance would otherwise merge two curations of one parent into
+    one. ``CommitConflictError`` tells the caller to start over; what was committed so far is never published.
+    """
+    options = store.lance_options
+    newest = versions.open_lance(store, dataset)
+    current = lance.LanceDataset.commit(newest.uri, lance.LanceOperation.Restore(base), storage_options=options)
+    if columns:
+        expected = current.version + 1
+        table = pa.table(dict(columns))
+        current.add_columns(table.to_reader())
+        if current.version != expected:
+            raise CommitConflictError(f"{dataset}: another writer committed meanwhile")
+    if not len(gone):
+        return current
+    row_ids = current.to_table(columns=["id"], with_row_id=True).column("_rowid").to_numpy()[gone]
+    predicate = f"_rowid IN ({', '.join(map(str, row_ids))})"
+    kept, emptied = [], []
+    for fragment in current.get_fragments():
+        changed = fragment.delete(predicate)
+        emptied.append(fragment.fragment_id) if changed is None else kept.append(changed)
+    operation = lance.LanceOperation.Delete(kept, emptied, predicate)
+    return lance.LanceDataset.commit(
+        current.uri, operation, read_version=current.version, max_retries=0, storage_options=options
+    )

@@ -1,0 +1,133 @@
+"""Samples as Arrow rows and back, with the columns that curation and listing read instead of the media."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+
+from rebus.config import canonical_json
+from rebus.data.sample import Box, Role, Sample, Segment, SegmentType
+
+_SEGMENT = pa.struct(
+    [
+        ("type", pa.string()),
+        ("role", pa.string()),
+        ("text", pa.string()),
+        ("media", pa.int32()),
+        ("loss", pa.bool_()),
+        ("branch", pa.int32()),
+        ("task", pa.string()),
+        ("region", pa.list_(pa.float64(), 4)),
+    ]
+)
+
+# Columns a sample is made of.
+SAMPLE_COLUMNS = ("id", "family", "split", "source", "license", "metadata", "segments", "media")
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("family", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("metadata", pa.string()),  # canonical JSON
+        ("segments", pa.list_(_SEGMENT)),
+        ("media", pa.list_(pa.large_binary())),
+        # Derived from the above when the row is written:
+        ("num_segments", pa.int32()),
+        ("num_media", pa.int32()),
+        ("num_chars", pa.int64()),  # characters of all texts
+        ("text_sha256", pa.string()),  # over who says what in which branch
+        ("media_sha256", pa.list_(pa.string())),
+    ]
+)
+
+
+def text_sha256(sample: Sample) -> str:
+    """SHA-256 (hex) over the sample's texts with their roles and branches, in order."""
+    texts = [[s.role, s.branch, s.text] for s in sample.segments if s.type == "text"]
+    return hashlib.sha256(canonical_json(texts)).hexdigest()
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """One sample as a row of ``SCHEMA``."""
+    return {
+        "id": sample.id,
+        "family": sample.family,
+        "split": sample.split,
+        "source": sample.source,
+        "license": sample.license,
+        "metadata": canonical_json(sample.metadata).decode(),
+        "segments": [_segment_to_row(segment) for segment in sample.segments],
+        "media": list(sample.media),
+        "num_segments": len(sample.segments),
+        "num_media": len(sample.media),
+        "num_chars": sum(len(s.text) for s in sample.segments if s.type == "text"),
+        "text_sha256": text_sha256(sample),
+        "media_sha256": [hashlib.sha256(data).hexdigest() for data in sample.media],
+    }
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """The inverse of ``to_row`` over ``SAMPLE_COLUMNS``; a row read without media has none."""
+    return Sample(
+        id=row["id"],
+        family=row["family"],
+        split=row["split"],
+        segments=[_segment_from_row(segment) for segment in row["segments"]],
+        media=row.get("media", []),
+        source=row["source"],
+        license=row["license"],
+        metadata=json.loads(row["metadata"]),
+    )
+
+
+def to_batches(samples: Iterable[Sample], *, batch_rows: int, batch_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Arrow batches of at most ``batch_rows`` rows, cut earlier once they hold ``batch_bytes`` of media."""
+    rows: list[dict[str, Any]] = []
+    held = 0
+    for sample in samples:
+        rows.append(to_row(sample))
+        held += sum(map(len, sample.media))
+        if len(rows) >= batch_rows or held >= batch_bytes:
+            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            rows, held = [], 0
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def from_table(table: pa.Table | pa.RecordBatch) -> list[Sample]:
+    """The samples of a table that holds ``SAMPLE_COLUMNS`` (``media`` may be left out)."""
+    return [from_row(row) for row in table.to_pylist()]
+
+
+def _segment_to_row(segment: Segment) -> dict[str, Any]:
+    return {
+        "type": segment.type,
+        "role": segment.role,
+        "text": segment.text,
+        "media": segment.media,
+        "loss": segment.loss,
+        "branch": segment.branch,
+        "task": segment.task,
+        "region": None if segment.region is None else list(segment.region),
+    }
+
+
+def _segment_from_row(row: dict[str, Any]) -> Segment:
+    region: Sequence[float] | None = row["region"]
+    return Segment(
+        type=cast(SegmentType, row["type"]),
+        role=cast(Role, row["role"]),
+        text=row["text"],
+        media=row["media"],
+        loss=row["loss"],
+        branch=row["branch"],
+        task=row["task"],
+        region=None if region is None else cast(Box, tuple(region)),
+    )
