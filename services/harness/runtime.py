@@ -8,8 +8,9 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from rebus.jobs import Executor, LocalExecutor, status
@@ -23,6 +24,7 @@ WATCH_POLL_SECONDS = 0.2
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Runtime:
         status.requeue(self.store, name)
         self.executor.submit(name)
         return documents.get(self.store, cls, name)
+
+    async def list_jobs(self, cls: type[M], request: Any) -> tuple[list[M], str]:
+        """A page of jobs, newest first, for a request with ``page_size`` and ``page_token``."""
+        return await run(
+            documents.list_page,
+            self.store,
+            cls,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            newest_first=True,
+        )
 
     async def watch(self, name: str, after_event: int) -> AsyncIterator[JobEvent]:
         """Events numbered above ``after_event``, as they come, until the job has ended and all were sent."""

@@ -1,0 +1,1 @@
+"""Datasets: reading sources into versions, curating them, looking at them."""

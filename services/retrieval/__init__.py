@@ -1,0 +1,1 @@
+"""Embeddings, indexes and search."""

@@ -1,0 +1,1 @@
+"""Training runs, and the registry of the models they make."""

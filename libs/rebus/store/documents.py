@@ -93,6 +93,18 @@ def update(store: Store, cls: type[M], name: str, mutate: Callable[[M], None]) -
     raise AbortedError(f"{name}: other writers won {_SWAP_ATTEMPTS} times in a row; try again")
 
 
+def delete(store: Store, name: str) -> None:
+    """Removes a resource with all that lies below it; ``NotFoundError`` if there is none.
+
+    The document goes first, so that a reader never finds a resource whose parts are half gone.
+    """
+    path = path_of(name)
+    if not store.exists(path):
+        raise NotFoundError(f"no {name}", metadata={"name": name})
+    store.delete(path)
+    store.delete_prefix(name)
+
+
 def list_page(
     store: Store,
     cls: type[M],

@@ -177,6 +177,11 @@ class Store:
             self.delete(path)
         return len(paths)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copies an object within the store."""
+        with _errors(source):
+            obstore.copy(self._backend, _checked(source), _checked(target), overwrite=True)
+
     def upload(self, source: Path, path: str) -> None:
         """Writes a file's bytes as one object, in parts where it is large."""
         with _errors(path):

@@ -1,0 +1,139 @@
+"""The model registry: immutable versions made from runs, and aliases that point at them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from rebus.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, NotFoundError, invalid
+from rebus.store import documents, manifests
+from rebus.store.objects import Store
+from rebus.store.sealed import seal
+from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.model_pb2 import Model, ModelVersion
+from rebus.v1.training_pb2 import Run
+
+CLAIM = "claim.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+# Where a checkpoint keeps what becomes the model version; the rest (optimizer, random states) stays with the run.
+CHECKPOINT_MODEL = "model"
+_CLAIM_ATTEMPTS = 64
+_MAX_HEADER_BYTES = 16 << 20
+
+
+def register(store: Store, model: str, run_name: str) -> ModelVersion:
+    """Makes the last checkpoint of a run the next version of ``model``, or returns the version it already is.
+
+    Raises ``NotFoundError`` for a missing run and ``FailedPreconditionError`` for one that has not succeeded.
+    """
+    run = documents.get(store, Run, run_name)
+    if run.job.state != JobStatus.SUCCEEDED or not run.checkpoint:
+        found = JobStatus.State.Name(run.job.state)
+        raise FailedPreconditionError(f"{run_name} is {found}; only a run that SUCCEEDED can be registered")
+    _ensure_model(store, model)
+    for version in documents.list_all(store, ModelVersion, parent=model):
+        if version.run == run_name:
+            return version
+    name = _claim(store, model, run_name)
+    _copy_verified(store, f"{run.checkpoint}/{CHECKPOINT_MODEL}", run.checkpoint, name)
+    manifest = manifests.publish(store, name)
+    version = _describe(store, name, run)
+    version.digest = manifest.digest
+    documents.create(store, version)
+    documents.update(store, Model, model, lambda document: _advance(document, name))
+    return version
+
+
+def get(store: Store, name: str) -> ModelVersion:
+    """A version by number or by alias."""
+    return documents.get(store, ModelVersion, resolve(store, name))
+
+
+def resolve(store: Store, name: str) -> str:
+    """``models/x/versions/champion`` → ``models/x/versions/3``; a number passes through unchecked."""
+    model, _, last = name.rpartition("/versions/")
+    if last.isdigit():
+        return name
+    aliases = documents.get(store, Model, model).aliases
+    if last not in aliases:
+        known = ", ".join(sorted(aliases)) or "none"
+        raise NotFoundError(f"{model} has no alias {last!r}; aliases: {known}", metadata={"name": name})
+    return aliases[last]
+
+
+def set_alias(store: Store, model: str, alias: str, version: str, expected: str | None = None) -> Model:
+    """Points an alias at a version; with ``expected``, only if it points there now (``""``: nowhere)."""
+    if not version.startswith(f"{model}/versions/"):
+        raise invalid("model_version", f"expected a version of {model}, found {version!r}")
+    documents.get(store, ModelVersion, version)
+
+    def mutate(document: Model) -> None:
+        current = document.aliases.get(alias, "")
+        if expected is not None and current != expected:
+            raise AbortedError(f"{model}: {alias} points at {current or 'nothing'}, not at {expected or 'nothing'}")
+        document.aliases[alias] = version
+
+    return documents.update(store, Model, model, mutate)
+
+
+def _ensure_model(store: Store, name: str) -> None:
+    model = Model(name=name)
+    model.create_time.GetCurrentTime()
+    try:
+        documents.create(store, model)
+    except AlreadyExistsError:
+        return
+
+
+def _claim(store: Store, model: str, run_name: str) -> str:
+    """Takes the next number; a version that was never finished keeps its number and stays invisible."""
+    for _ in range(_CLAIM_ATTEMPTS):
+        number = max((int(f) for f in store.folders(f"{model}/versions") if f.isdigit()), default=0) + 1
+        name = f"{model}/versions/{number}"
+        try:
+            store.create(f"{name}/{CLAIM}", seal({"run": run_name}))
+            return name
+        except AlreadyExistsError:
+            continue
+    raise AbortedError(f"{model}: other writers took {_CLAIM_ATTEMPTS} numbers in a row; try again")
+
+
+def _copy_verified(store: Store, source: str, checkpoint: str, target: str) -> None:
+    problems = manifests.verify(store, checkpoint)
+    if problems:
+        raise FailedPreconditionError(f"{checkpoint} is damaged: {'; '.join(problems)}")
+    for info in list(store.list(source)):
+        store.copy(info.path, f"{target}/{info.path.removeprefix(f'{source}/')}")
+
+
+def _describe(store: Store, name: str, run: Run) -> ModelVersion:
+    config = json.loads(store.get(f"{name}/{CONFIG}"))
+    version = ModelVersion(
+        name=name,
+        architecture=config["architecture"],
+        run=run.name,
+        recipe_digest=run.recipe_digest,
+        code_revision=run.code_revision,
+        mixture=run.mixture,
+        preprocess_digest=config.get("preprocess_digest", ""),
+        num_parameters=_count_parameters(store, f"{name}/{WEIGHTS}"),
+    )
+    version.create_time.GetCurrentTime()
+    return version
+
+
+def _count_parameters(store: Store, path: str) -> int:
+    """Elements of all tensors, from the safetensors header alone."""
+    length = int.from_bytes(store.get_range(path, 0, 8), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise FailedPreconditionError(f"{path}: the safetensors header claims {length} bytes")
+    header = json.loads(store.get_range(path, 8, length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _advance(model: Model, version: str) -> None:
+    """Moves ``latest_version`` forward, never back, whatever order writers finish in."""
+    current = int(model.latest_version.rpartition("/")[2] or 0)
+    if int(version.rpartition("/")[2]) > current:
+        model.latest_version = version

@@ -1,0 +1,136 @@
+"""Translates protos; every decision lives in ``rebus.data`` and ``rebus.jobs``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from google.protobuf import empty_pb2
+
+from rebus.data import dataset as datasets
+from rebus.data import jobs as data_jobs
+from rebus.store import documents
+from rebus.v1 import dataset_pb2 as pb
+from rebus.v1 import dataset_pb2_grpc as pb_grpc
+from rebus.v1.common_pb2 import JobEvent
+from services.harness.converters import sample_to_proto
+from services.harness.pages import page_bounds
+from services.harness.runtime import Context, Runtime, run
+
+DEFAULT_SAMPLES = 20
+MAX_SAMPLES = 100
+
+
+class DatasetServicer(pb_grpc.DatasetServiceServicer):
+    """Datasets, their versions and their rows."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._store = runtime.store
+
+    async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.Dataset:
+        name = f"datasets/{request.dataset_id}"
+        return await run(data_jobs.create_dataset, self._store, name, request.dataset.description, request.request_id)
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.Dataset:
+        return await run(documents.get, self._store, pb.Dataset, request.name)
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
+        items, token = await run(
+            documents.list_page,
+            self._store,
+            pb.Dataset,
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListDatasetsResponse(datasets=items, next_page_token=token)
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:
+        await run(documents.delete, self._store, request.name)
+        return empty_pb2.Empty()
+
+    async def GetDatasetVersion(self, request: pb.GetDatasetVersionRequest, context: Context) -> pb.DatasetVersion:
+        return await run(documents.get, self._store, pb.DatasetVersion, request.name)
+
+    async def ListDatasetVersions(
+        self, request: pb.ListDatasetVersionsRequest, context: Context
+    ) -> pb.ListDatasetVersionsResponse:
+        await run(documents.get, self._store, pb.Dataset, request.parent)
+        items, token = await run(
+            documents.list_page,
+            self._store,
+            pb.DatasetVersion,
+            parent=request.parent,
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListDatasetVersionsResponse(dataset_versions=items, next_page_token=token)
+
+    async def ListSamples(self, request: pb.ListSamplesRequest, context: Context) -> pb.ListSamplesResponse:
+        return await run(self._list_samples, request)
+
+    def _list_samples(self, request: pb.ListSamplesRequest) -> pb.ListSamplesResponse:
+        reader = datasets.open_version(self._store, request.parent)
+        rows = reader.row_ids(request.split)
+        size = min(request.page_size or DEFAULT_SAMPLES, MAX_SAMPLES)
+        start, token = page_bounds(len(rows), size, request.page_token)
+        samples = [sample_to_proto(sample) for sample in reader.take(rows[start : start + size])]
+        return pb.ListSamplesResponse(samples=samples, next_page_token=token)
+
+
+class IngestionServicer(pb_grpc.IngestionServiceServicer):
+    """Jobs that make dataset versions."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._store = runtime.store
+
+    async def CreateIngestion(self, request: pb.CreateIngestionRequest, context: Context) -> pb.Ingestion:
+        return await run(self._create_ingestion, request)
+
+    def _create_ingestion(self, request: pb.CreateIngestionRequest) -> pb.Ingestion:
+        data_jobs.validate_ingestion(request.ingestion)
+        return self._runtime.start_job(request.ingestion, request.request_id)
+
+    async def GetIngestion(self, request: pb.GetIngestionRequest, context: Context) -> pb.Ingestion:
+        return await run(documents.get, self._store, pb.Ingestion, request.name)
+
+    async def ListIngestions(self, request: pb.ListIngestionsRequest, context: Context) -> pb.ListIngestionsResponse:
+        items, token = await self._runtime.list_jobs(pb.Ingestion, request)
+        return pb.ListIngestionsResponse(ingestions=items, next_page_token=token)
+
+    async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
+        return await run(self._list_quarantine, request)
+
+    def _list_quarantine(self, request: pb.ListQuarantineRequest) -> pb.ListQuarantineResponse:
+        documents.get(self._store, pb.Ingestion, request.parent)
+        samples = data_jobs.read_quarantine(self._store, request.parent)
+        size = min(request.page_size or documents.DEFAULT_PAGE_SIZE, documents.MAX_PAGE_SIZE)
+        start, token = page_bounds(len(samples), size, request.page_token)
+        return pb.ListQuarantineResponse(samples=samples[start : start + size], next_page_token=token)
+
+    async def WatchIngestion(self, request: pb.WatchIngestionRequest, context: Context) -> AsyncIterator[JobEvent]:
+        async for event in self._runtime.watch(request.name, request.after_event):
+            yield event
+
+    async def CancelIngestion(self, request: pb.CancelIngestionRequest, context: Context) -> pb.Ingestion:
+        return await run(self._runtime.cancel_job, pb.Ingestion, request.name)
+
+    async def CreateCuration(self, request: pb.CreateCurationRequest, context: Context) -> pb.Curation:
+        return await run(self._create_curation, request)
+
+    def _create_curation(self, request: pb.CreateCurationRequest) -> pb.Curation:
+        data_jobs.validate_curation(self._store, request.curation)
+        return self._runtime.start_job(request.curation, request.request_id)
+
+    async def GetCuration(self, request: pb.GetCurationRequest, context: Context) -> pb.Curation:
+        return await run(documents.get, self._store, pb.Curation, request.name)
+
+    async def ListCurations(self, request: pb.ListCurationsRequest, context: Context) -> pb.ListCurationsResponse:
+        items, token = await self._runtime.list_jobs(pb.Curation, request)
+        return pb.ListCurationsResponse(curations=items, next_page_token=token)
+
+    async def WatchCuration(self, request: pb.WatchCurationRequest, context: Context) -> AsyncIterator[JobEvent]:
+        async for event in self._runtime.watch(request.name, request.after_event):
+            yield event
+
+    async def CancelCuration(self, request: pb.CancelCurationRequest, context: Context) -> pb.Curation:
+        return await run(self._runtime.cancel_job, pb.Curation, request.name)

@@ -1,0 +1,96 @@
+"""Translates protos; every decision lives in ``rebus.retrieval``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+from google.protobuf import empty_pb2
+
+from rebus.data.dataset import open_version
+from rebus.errors import RebusError, invalid
+from rebus.retrieval import Embedder
+from rebus.retrieval import job as indexes
+from rebus.store import documents
+from rebus.v1 import common_pb2
+from rebus.v1 import retrieval_pb2 as pb
+from rebus.v1 import retrieval_pb2_grpc as pb_grpc
+from services.harness.converters import sample_to_proto
+from services.harness.model_cache import ModelCache
+from services.harness.runtime import Context, Runtime, run
+
+DEFAULT_TOP_K = 10
+
+
+class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
+    """Indexes, embeddings, search."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._store = runtime.store
+        self._models = ModelCache(runtime, "dual-encoder", Embedder.load)
+        self._indexes = indexes.IndexCache(self._store, runtime.cache_dir / "indexes")
+
+    async def CreateIndex(self, request: pb.CreateIndexRequest, context: Context) -> pb.Index:
+        return await run(self._create, request)
+
+    def _create(self, request: pb.CreateIndexRequest) -> pb.Index:
+        return self._runtime.start_job(indexes.checked_index(self._store, request.index), request.request_id)
+
+    async def GetIndex(self, request: pb.GetIndexRequest, context: Context) -> pb.Index:
+        return await run(documents.get, self._store, pb.Index, request.name)
+
+    async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
+        items, token = await self._runtime.list_jobs(pb.Index, request)
+        return pb.ListIndexesResponse(indexes=items, next_page_token=token)
+
+    async def DeleteIndex(self, request: pb.DeleteIndexRequest, context: Context) -> empty_pb2.Empty:
+        await run(documents.delete, self._store, request.name)
+        return empty_pb2.Empty()
+
+    async def WatchIndex(self, request: pb.WatchIndexRequest, context: Context) -> AsyncIterator[common_pb2.JobEvent]:
+        async for event in self._runtime.watch(request.name, request.after_event):
+            yield event
+
+    async def CancelIndex(self, request: pb.CancelIndexRequest, context: Context) -> pb.Index:
+        return await run(self._runtime.cancel_job, pb.Index, request.name)
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        return await run(self._embed, request)
+
+    def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        name, embedder = self._models.get(request.model_version)
+        vectors = embed_queries(embedder, request.inputs, "inputs")
+        tensor = common_pb2.Tensor(dtype=common_pb2.Tensor.FLOAT32, shape=vectors.shape, data=vectors.tobytes())
+        return pb.EmbedResponse(embeddings=tensor, model_version=name)
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        return await run(self._search, request)
+
+    def _search(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        document, index = self._indexes.get(request.index)
+        _, embedder = self._models.get(document.model_version)
+        vector = embed_queries(embedder, [request.query], "query")[0]
+        found = index.search(vector[None], request.top_k or DEFAULT_TOP_K)[0]
+        hits = [pb.SearchHit(sample_id=hit.sample_id, score=hit.score) for hit in found]
+        if request.include_samples and hits:
+            samples = open_version(self._store, document.dataset_version).take([hit.row for hit in found])
+            for hit, sample in zip(hits, samples, strict=True):
+                hit.sample.CopyFrom(sample_to_proto(sample))
+        return pb.SearchResponse(hits=hits)
+
+
+def embed_queries(embedder: Embedder, queries: Sequence[pb.Query], field: str) -> np.ndarray:
+    """Unit vectors of texts and images in their order, float32 ``[N, D]``; a bad image names its place."""
+    texts = [i for i, query in enumerate(queries) if query.WhichOneof("content") == "text"]
+    images = [i for i, query in enumerate(queries) if query.WhichOneof("content") == "image"]
+    vectors = np.zeros((len(queries), embedder.dimension), dtype="<f4")
+    if texts:
+        vectors[texts] = embedder.embed_texts([queries[i].text for i in texts])
+    for index in images:
+        try:
+            vectors[index] = embedder.embed_images([queries[index].image])[0]
+        except RebusError as error:
+            place = f"{field}[{index}].image" if len(queries) > 1 or field == "inputs" else f"{field}.image"
+            raise invalid(place, str(error)) from None
+    return vectors
