@@ -9,7 +9,7 @@ from rebus.errors import ResourceExhaustedError
 
 
 class KVCache:
-    """One key and one value buffer a layer, each ``[batch, key/value heads, capacity, head width]``.
+    """One key and one value buffer a layer, each ``[batch, capacity, key/value heads, head width]``.
 
     Every layer appends the same new tokens, then the decoder advances ``length`` once. Rows of different length share a
     cache by left padding and a mask.
@@ -18,19 +18,19 @@ class KVCache:
     def __init__(
         self, *, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.capacity = shape[2]
+        self.capacity = shape[1]
         self.length = 0
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new tokens' keys and values; returns views of everything held for ``layer``."""
-        end = self.length + keys.shape[2]
+        end = self.length + keys.shape[1]
         if end > self.capacity:
             raise ResourceExhaustedError(f"the cache holds {self.capacity} tokens, {end} are needed")
-        self._keys[layer][:, :, self.length : end] = keys
-        self._values[layer][:, :, self.length : end] = values
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        self._keys[layer][:, self.length : end] = keys
+        self._values[layer][:, self.length : end] = values
+        return self._keys[layer][:, :end], self._values[layer][:, :end]
 
     def advance(self, count: int) -> None:
         """Counts ``count`` tokens as held, once every layer has appended them."""

@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from rebus import registry
+from rebus.data.encoding import EncodingConfig
+from rebus.data.preprocess import ImageProcessorConfig
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
+from rebus.models.packing import PackedRows
 
 Spec = dict[str, Any]
 
@@ -25,6 +28,10 @@ class MllmConfig:
     vocab_size: int
     # The placeholder that image features take the place of.
     image_token_id: int
+    # How images become the encoder's input.
+    preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
+    # Bounds of the rows the model was trained on.
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.image_token_id < self.vocab_size:
@@ -38,6 +45,11 @@ class Mllm(nn.Module):
         super().__init__()
         self.config = config
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
+        if self.vision_encoder.image_size != config.preprocess.image_size:
+            raise invalid(
+                "model.preprocess.image_size",
+                f"is {config.preprocess.image_size}, the encoder reads {self.vision_encoder.image_size}",
+            )
         self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
         self.connector = registry.build(
             "connector",
@@ -58,7 +70,7 @@ class Mllm(nn.Module):
         return self.connector(self.vision_encoder(pixels))
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
-        """Embeddings ``[B, S, D]`` of ``input_ids`` ``[B, S]``, image placeholders filled in order of the rows.
+        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
 
         Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
         """
@@ -91,6 +103,11 @@ class Mllm(nn.Module):
         """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders."""
         features = None if pixels is None or not len(pixels) else self.encode_images(pixels)
         return self.decode(self.embed(input_ids, features), positions, mask)
+
+    def forward_packed(self, rows: PackedRows, image_features: Tensor | None) -> Tensor:
+        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` in the order of ``rows.images``."""
+        embeds = self.embed(rows.input_ids, image_features)
+        return self.decoder.forward_packed(embeds, rows.positions, rows.layout)
 
 
 def count_parameters(module: nn.Module) -> int:

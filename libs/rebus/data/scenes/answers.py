@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from rebus.data.scenes.graph import ATTRIBUTES, Description, Scene, SceneObject, related
+from rebus.data.scenes.graph import ATTRIBUTES, Description, Scene, SceneObject, place, related
 from rebus.data.scenes.questions import Question
 
 NOTHING = "nothing"
@@ -71,6 +71,11 @@ def _relation(scenes: Sequence[Scene], question: Question) -> str | None:
     return None if pair is None else _yes_no(related(pair[0], question.word, pair[1]))
 
 
+def _where(scenes: Sequence[Scene], question: Question) -> str | None:
+    item = _single(scenes[0], question.subjects[0])
+    return None if item is None else place(item)
+
+
 def _which_more(scenes: Sequence[Scene], question: Question) -> str | None:
     first, second = len(scenes[0]), len(scenes[1])
     return "both" if first == second else ("first" if first > second else "second")
@@ -105,6 +110,7 @@ _RULES: Mapping[str, Callable[[Sequence[Scene], Question], str | None]] = {
     "more": _more,
     "same": _same,
     "relation": _relation,
+    "where": _where,
     "changed": _changed,
     "which-more": _which_more,
     "which-has": _which_has,

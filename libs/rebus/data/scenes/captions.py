@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from rebus.data.scenes.graph import RELATIONS, Description, Scene, SceneObject, describe, related
+from itertools import permutations
+
+from rebus.data.scenes.graph import RELATIONS, Description, Scene, SceneObject, describe, place, related
 from rebus.data.scenes.questions import with_article
-
-_ROWS = ("top", "middle", "bottom")
-_COLUMNS = ("left", "center", "right")
-
-
-def place(item: SceneObject) -> str:
-    """The cell of a 3 x 3 grid that holds the centre, in words: ``top left``."""
-    row, column = min(int(item.y * 3), 2), min(int(item.x * 3), 2)
-    return f"{_ROWS[row]} {_COLUMNS[column]}"
-
 
 def reading_order(scene: Scene) -> list[SceneObject]:
     """Row by row of the 3 x 3 grid, left to right within a row."""
@@ -32,11 +24,10 @@ def phrases(scene: Scene) -> list[tuple[str, SceneObject]]:
 
 
 def statements(scene: Scene) -> list[str]:
-    """Every relation that holds between neighbours of the reading order: ``the red cube is left of the gray cone.``"""
-    order = reading_order(scene)
+    """Every relation that holds between two objects: ``the small red metal cube is left of the large gray ....``"""
     return [
         f"the {_full(first).text} is {relation} the {_full(second).text}."
-        for first, second in zip(order, order[1:], strict=False)
+        for first, second in permutations(reading_order(scene), 2)
         for relation in RELATIONS
         if related(first, relation, second)
     ]

@@ -83,6 +83,11 @@ def _attribute(name: str) -> Callable[[random.Random, Sequence[Scene]], Question
     return draw
 
 
+def _location(rng: random.Random, scenes: Sequence[Scene]) -> Question | None:
+    subject = _unique(rng, scenes[0], rng.choice(scenes[0]))
+    return None if subject is None else Question("location", "where", (subject,))
+
+
 def _two(rng: random.Random, scene: Scene, without: Sequence[str] = ()) -> tuple[Description, Description] | None:
     if len(scene) < 2:
         return None
@@ -138,5 +143,6 @@ _DRAWERS: Mapping[str, Callable[[random.Random, Sequence[Scene]], Question | Non
     "material": _attribute("material"),
     "comparison": _comparison,
     "relation": _relation,
+    "location": _location,
     "difference": _difference,
 }

@@ -107,7 +107,7 @@ def _sample(config: ScenesConfig, form: str, index: int, scenes: Sequence[Scene]
 def _captioned(config: ScenesConfig, index: int) -> Sample:
     rng = _rng(config, "captioned", index)
     scene = random_scene(rng, config.min_objects, config.max_objects)
-    segments = [Segment(type="image", media=0), *_caption(scene, branch=1, media=0)]
+    segments = [Segment(type="image", media=0), *_caption(rng, scene, branch=1, media=0)]
     segments += _questions(rng, config, [scene], _IMAGE_KINDS, first_branch=2)
     media = [_png(rng, config, scene)]
     return _sample(config, "captioned", index, [scene], segments=segments, media=media)
@@ -122,8 +122,8 @@ def _interleaved(config: ScenesConfig, index: int) -> Sample:
         Segment(type="image", media=0),
         Segment(text="second image:"),
         Segment(type="image", media=1),
-        *_caption(before, branch=1, media=0, opening="the first image shows:"),
-        *_caption(after, branch=2, media=1, opening="the second image shows:"),
+        *_caption(rng, before, branch=1, media=0, opening="the first image shows:"),
+        *_caption(rng, after, branch=2, media=1, opening="the second image shows:"),
     ]
     segments += _questions(rng, config, [before, after], ("difference",), first_branch=3)
     media = [_png(rng, config, before), _png(rng, config, after)]
@@ -143,11 +143,12 @@ def _png(rng: random.Random, config: ScenesConfig, scene: Scene) -> bytes:
     return encode_png(render(scene, config.image_size, background=rng.randint(215, 240)))
 
 
-def _caption(scene: Scene, *, branch: int, media: int, opening: str = "") -> list[Segment]:
-    """The caption, one segment an object with its box, then how neighbours stand to each other."""
+def _caption(rng: random.Random, scene: Scene, *, branch: int, media: int, opening: str = "") -> list[Segment]:
+    """The caption: one segment an object with its box, then how two of them stand to each other."""
     common = {"role": "assistant", "loss": True, "branch": branch, "task": "caption"}
     told = [Segment(text=text, region=item.box, media=media, **common) for text, item in phrases(scene)]
-    told += [Segment(text=text, **common) for text in statements(scene)]
+    relations = statements(scene)
+    told += [Segment(text=text, **common) for text in rng.sample(relations, min(1, len(relations)))]
     return ([Segment(text=opening, branch=branch, task="caption")] if opening else []) + told
 
 

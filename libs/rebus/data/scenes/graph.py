@@ -20,6 +20,10 @@ SIZES = ("small", "large")
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"size": SIZES, "color": COLORS, "material": MATERIALS, "shape": SHAPES}
 RELATIONS = ("left of", "right of", "above", "below")
 
+# Cells of a 3 x 3 grid, in words.
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "center", "right")
+
 # Half the side of an object's box, as a fraction of the image's side.
 HALF_SIDE: Mapping[str, float] = {"small": 0.095, "large": 0.155}
 # Boxes keep this distance from each other and from the border.
@@ -89,6 +93,11 @@ def related(first: SceneObject, relation: str, second: SceneObject) -> bool | No
     if abs(distance) < RELATION_MARGIN:
         return None
     return (distance > 0) == (relation in ("left of", "above"))
+
+
+def place(item: SceneObject) -> str:
+    """The cell of a 3 x 3 grid that holds the centre, in words: ``top left``."""
+    return f"{ROWS[min(int(item.y * 3), 2)]} {COLUMNS[min(int(item.x * 3), 2)]}"
 
 
 def random_object(rng: random.Random, others: Sequence[SceneObject]) -> SceneObject | None:

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from rebus.data.scenes.graph import Description
 
 # The kinds scores are reported by; ``difference`` is asked about two images, the others about one.
-KINDS = ("existence", "count", "color", "shape", "size", "material", "comparison", "relation", "difference")
+KINDS = (
+    "existence",
+    "count",
+    "color",
+    "shape",
+    "size",
+    "material",
+    "comparison",
+    "relation",
+    "location",
+    "difference",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ _WORDINGS: Mapping[str, Callable[[Question], str]] = {
     "more": lambda q: f"are there more {q.subjects[0].plural} than {q.subjects[1].plural}?",
     "same": lambda q: f"do the {q.subjects[0].text} and the {q.subjects[1].text} have the same {q.word}?",
     "relation": lambda q: f"is the {q.subjects[0].text} {q.word} the {q.subjects[1].text}?",
+    "where": lambda q: f"where is the {q.subjects[0].text}?",
     "changed": lambda q: "what changed from the first image to the second?",
     "which-more": lambda q: "which image has more objects?",
     "which-has": lambda q: f"which image has {with_article(q.subjects[0].text)}?",

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rebus.models.attention import Attend, dense_attention
+from rebus.models.branches import BranchLayout, branch_attention
 from rebus.models.cache import KVCache
 from rebus.registry import register
 
@@ -67,15 +71,15 @@ def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Applies the rotary tables ``[B, 1, S, H]`` to ``[B, N, S, H]``."""
+def rotate(x_BSNH: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Applies the rotary tables ``[B, S, 1, H]`` to ``[B, S, N, H]``."""
     cos, sin = tables
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    first, second = x_BSNH.chunk(2, dim=-1)
+    return x_BSNH * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention."""
+    """The projections of grouped-query attention; ``attend`` decides which token sees which."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -86,24 +90,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(
-        self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], mask_B1SC: Tensor | None, cache: KVCache | None, layer: int
-    ) -> Tensor:
-        """Attends within ``mask`` (True: visible); without one, causally over the cached and the new tokens."""
-        q_BNSH = rotate(self._heads(self.q_proj(x_BSD), self.num_heads), tables)
-        k_BKCH = rotate(self._heads(self.k_proj(x_BSD), self.num_kv_heads), tables)
-        v_BKCH = self._heads(self.v_proj(x_BSD), self.num_kv_heads)
-        if cache is not None:
-            k_BKCH, v_BKCH = cache.append(layer, k_BKCH, v_BKCH)
-        out_BNSH = F.scaled_dot_product_attention(
-            q_BNSH, k_BKCH, v_BKCH, attn_mask=mask_B1SC, enable_gqa=self.num_heads != self.num_kv_heads,
-            is_causal=mask_B1SC is None and q_BNSH.shape[2] > 1,
-        )
-        return self.o_proj(out_BNSH.transpose(1, 2).flatten(2))
-
-    @staticmethod
-    def _heads(x_BSD: Tensor, num_heads: int) -> Tensor:
-        return x_BSD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    def forward(self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """Maps ``[B, S, D]`` to ``[B, S, D]``."""
+        q_BSNH = rotate(self.q_proj(x_BSD).unflatten(-1, (self.num_heads, -1)), tables)
+        k_BSKH = rotate(self.k_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1)), tables)
+        v_BSKH = self.v_proj(x_BSD).unflatten(-1, (self.num_kv_heads, -1))
+        return self.o_proj(attend(q_BSNH, k_BSKH, v_BSKH).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -130,11 +122,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(
-        self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], mask_B1SC: Tensor | None, cache: KVCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Maps ``[B, S, D]`` to ``[B, S, D]``."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), tables, mask_B1SC, cache, layer)
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), tables, attend)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
 
@@ -168,15 +158,33 @@ class Llama(nn.Module):
         """
         if mask_BSC is None and cache is not None and cache.length and embeds_BSD.shape[1] > 1:
             raise ValueError(f"{embeds_BSD.shape[1]} new tokens after {cache.length} cached ones need a mask")
-        cos_BSH, sin_BSH = rotary_tables(positions_BS, self.config.head_width, self.config.rope_theta)
-        tables = (cos_BSH[:, None].to(embeds_BSD.dtype), sin_BSH[:, None].to(embeds_BSD.dtype))
         mask_B1SC = None if mask_BSC is None else mask_BSC[:, None]
-        hidden_BSD = embeds_BSD
-        for index, layer in enumerate(self.layers):
-            hidden_BSD = layer(hidden_BSD, tables, mask_B1SC, cache, index)
+
+        def attend(layer: int, q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+            if cache is not None:
+                k_BSKH, v_BSKH = cache.append(layer, k_BSKH, v_BSKH)
+            return dense_attention(q_BSNH, k_BSKH, v_BSKH, mask_B1SC)
+
+        hidden_BSD = self._layers(embeds_BSD, positions_BS, attend)
         if cache is not None:
             cache.advance(embeds_BSD.shape[1])
-        return self.norm(hidden_BSD)
+        return hidden_BSD
+
+    def forward_packed(self, embeds_TD: Tensor, positions_T: Tensor, layout: BranchLayout) -> Tensor:
+        """Hidden states ``[T, D]`` of rows without padding, laid out as ``layout`` says; equals ``forward`` row by row."""
+
+        def attend(layer: int, q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor) -> Tensor:
+            del layer
+            return branch_attention(q_1TNH[0], k_1TKH[0], v_1TKH[0], layout)[None]
+
+        return self._layers(embeds_TD[None], positions_T[None], attend)[0]
+
+    def _layers(self, x_BSD: Tensor, positions_BS: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        cos_BSH, sin_BSH = rotary_tables(positions_BS, self.config.head_width, self.config.rope_theta)
+        tables = (cos_BSH[:, :, None].to(x_BSD.dtype), sin_BSH[:, :, None].to(x_BSD.dtype))
+        for index, layer in enumerate(self.layers):
+            x_BSD = layer(x_BSD, tables, functools.partial(attend, index))
+        return self.norm(x_BSD)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., V]`` of hidden states ``[..., D]``."""
@@ -188,7 +196,7 @@ class Llama(nn.Module):
         weight = self.embed_tokens.weight
         return KVCache(
             num_layers=self.config.num_layers,
-            shape=(batch_size, self.config.num_kv_heads, capacity, self.config.head_width),
+            shape=(batch_size, capacity, self.config.num_kv_heads, self.config.head_width),
             dtype=weight.dtype,
             device=weight.device,
         )

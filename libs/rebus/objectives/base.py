@@ -1,0 +1,42 @@
+"""What objectives of the multimodal language model read, and what they return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from rebus.models.mllm import Mllm
+from rebus.models.packing import PackedRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmBatch:
+    """The input of one step."""
+
+    rows: PackedRows
+    # float32 [N, 3, H, W], in the order of ``rows.images``
+    pixels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmOutputs:
+    """One forward pass, shared by all objectives of a step."""
+
+    batch: MllmBatch
+    # [N, image_tokens, D]; None where the batch holds no image
+    image_features: Tensor | None
+    # [T, D]; None where no objective of the stage needs the decoder
+    hidden_states: Tensor | None
+
+
+class Objective(Protocol):
+    """A loss of the multimodal language model, built by its config alone."""
+
+    # Whether ``hidden_states`` must be there; a stage of objectives that need none skips the decoder.
+    needs_decoder: bool
+
+    def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
+        """The scalar loss."""
+        ...

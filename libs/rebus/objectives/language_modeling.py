@@ -1,0 +1,72 @@
+"""Next-token prediction, with logits computed where a label stands and nowhere else."""
+
+# Shape suffixes: T tokens, D width, M labelled tokens, V vocabulary.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rebus.data.encoding import IGNORE_INDEX
+from rebus.models.mllm import Mllm
+from rebus.objectives.base import MllmOutputs
+from rebus.registry import register
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelingConfig:
+    """How tokens are weighted and how many logits exist at once."""
+
+    # A branch of x labelled tokens weighs x ("token"), sqrt(x) ("square", InternVL) or 1 ("branch").
+    averaging: Literal["token", "square", "branch"] = "token"
+    # Labelled tokens whose logits are held at once; more are computed chunk by chunk and again in the backward pass.
+    chunk_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens={self.chunk_tokens} must be at least 1")
+
+
+@register("objective", "language-modeling", config=LanguageModelingConfig, paper="mm1")
+class LanguageModeling:
+    """Mean cross-entropy of the labelled tokens, each predicted from the token before it."""
+
+    needs_decoder = True
+
+    def __init__(self, config: LanguageModelingConfig) -> None:
+        self._config = config
+
+    def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
+        """The weighted mean; a batch without labels gives 0 with a graph behind it."""
+        assert outputs.hidden_states is not None
+        rows = outputs.batch.rows
+        # Rows lie flat, and a labelled token always follows the token that predicts it: its turn's marker at least.
+        at_M = torch.nonzero(rows.labels != IGNORE_INDEX)[:, 0]
+        hidden_MD = outputs.hidden_states[at_M - 1]
+        labels_M = rows.labels[at_M]
+        if not len(labels_M):
+            return hidden_MD.sum()
+        weights_M = self._weights(rows.runs[at_M])
+        total = hidden_MD.new_zeros(())
+        size = self._config.chunk_tokens
+        for start in range(0, len(labels_M), size):
+            chunk = slice(start, start + size)
+            parts = (model, hidden_MD[chunk], labels_M[chunk], weights_M[chunk])
+            whole = len(labels_M) <= size
+            total = total + (_chunk_loss(*parts) if whole else checkpoint(_chunk_loss, *parts, use_reentrant=False))
+        return total / weights_M.sum()
+
+    def _weights(self, runs_M: Tensor) -> Tensor:
+        """One weight a labelled token, ``[M]``: ``x ** -p`` for one of a run of x labelled tokens."""
+        power = {"token": 0.0, "square": 0.5, "branch": 1.0}[self._config.averaging]
+        return torch.bincount(runs_M)[runs_M].float() ** -power
+
+
+def _chunk_loss(model: Mllm, hidden_MD: Tensor, labels_M: Tensor, weights_M: Tensor) -> Tensor:
+    losses_M = F.cross_entropy(model.logits(hidden_MD).float(), labels_M, reduction="none")
+    return (losses_M * weights_M).sum()
