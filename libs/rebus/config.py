@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -65,14 +66,19 @@ def _violation(cls: type, item: Any, where: str) -> FieldViolation:
     return FieldViolation(field, f"{description} (found {_short(item.get('input'))})")
 
 
-def _keys_at(cls: Any, path: tuple[Any, ...]) -> list[str]:
-    """Valid keys of the dataclass reached from ``cls`` by ``path`` (list indices and map keys pass through)."""
+def _keys_at(hint: Any, path: tuple[Any, ...]) -> list[str]:
+    """Valid keys of the dataclass reached from ``hint`` by ``path`` (list indices and mapping keys included)."""
     for part in path:
-        if dataclasses.is_dataclass(cls) and isinstance(part, str):
-            cls = get_type_hints(cls).get(part)
-        inner = [c for c in (cls, *_flatten(cls)) if dataclasses.is_dataclass(c)]
-        cls = inner[0] if inner else None
-    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        hint = get_type_hints(hint).get(str(part)) if dataclasses.is_dataclass(hint) else _value_type(hint)
+        if get_origin(hint) in (Union, UnionType):
+            hint = _value_type(hint)
+    return [f.name for f in dataclasses.fields(hint)] if dataclasses.is_dataclass(hint) else []
+
+
+def _value_type(hint: Any) -> Any:
+    """What a list, a mapping or an optional holds."""
+    inner = [part for part in get_args(hint) if part not in (Ellipsis, NoneType)]
+    return inner[-1] if inner else None
 
 
 def _short(value: Any) -> str:

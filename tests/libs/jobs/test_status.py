@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from rebus.errors import FailedPreconditionError, invalid
+from rebus.jobs import status
+from rebus.jobs.events import EventLog
+from rebus.status import from_status
+from rebus.store import Store, documents
+from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.training_pb2 import Run
+
+
+def _states(store: Store, name: str) -> list[str]:
+    return [event.values["state"] for event in EventLog(store, name).read() if event.kind == "state"]
+
+
+def test_a_job_goes_from_queued_to_succeeded(any_store: Store) -> None:
+    run, new = status.create(any_store, Run())
+    assert new
+    assert status.transition(any_store, run.name, JobStatus.RUNNING)
+    assert status.transition(any_store, run.name, JobStatus.SUCCEEDED)
+    job = documents.get(any_store, Run, run.name).job
+    assert (job.state, job.progress, job.attempts) == (JobStatus.SUCCEEDED, 1.0, 1)
+    assert job.create_time.ToDatetime() <= job.start_time.ToDatetime() <= job.end_time.ToDatetime()
+    assert _states(any_store, run.name) == ["QUEUED", "RUNNING", "SUCCEEDED"]
+
+
+def test_only_one_of_two_workers_starts_a_job(store: Store) -> None:
+    run, _ = status.create(store, Run())
+    assert status.transition(store, run.name, JobStatus.RUNNING)
+    assert not status.transition(store, run.name, JobStatus.RUNNING)
+    assert documents.get(store, Run, run.name).job.attempts == 1
+
+
+def test_a_final_state_stays(store: Store) -> None:
+    run, _ = status.create(store, Run())
+    status.transition(store, run.name, JobStatus.RUNNING)
+    status.transition(store, run.name, JobStatus.SUCCEEDED)
+    assert not status.transition(store, run.name, JobStatus.FAILED, error=invalid("x", "late"))
+    with pytest.raises(FailedPreconditionError, match="has ended: SUCCEEDED"):
+        status.request_cancel(store, run.name)
+    with pytest.raises(FailedPreconditionError, match="is SUCCEEDED; only FAILED and CANCELLED jobs resume"):
+        status.requeue(store, run.name)
+    assert _states(store, run.name) == ["QUEUED", "RUNNING", "SUCCEEDED"]
+
+
+def test_an_error_keeps_the_field_it_names(store: Store) -> None:
+    run, _ = status.create(store, Run())
+    status.transition(store, run.name, JobStatus.RUNNING)
+    status.transition(store, run.name, JobStatus.FAILED, error=invalid("recipe.steps", "must be positive"))
+    error = from_status(documents.get(store, Run, run.name).job.error)
+    assert error.reason == "INVALID_ARGUMENT"
+    assert [(v.field, v.description) for v in error.violations] == [("recipe.steps", "must be positive")]
+
+    status.requeue(store, run.name)
+    job = documents.get(store, Run, run.name).job
+    assert job.state == JobStatus.QUEUED
+    assert not job.HasField("error")
+    assert not job.HasField("end_time")
+
+
+def test_a_repeated_request_returns_the_first_job(any_store: Store) -> None:
+    first, new = status.create(any_store, Run(recipe="a"), request_id="r")
+    again, new_again = status.create(any_store, Run(recipe="b"), request_id="r")
+    assert (new, new_again) == (True, False)
+    assert again == first
+    assert status.create(any_store, Run(recipe="b"), request_id="other")[0].name != first.name
+
+
+def test_a_request_survives_a_crash_between_reservation_and_document(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(documents, "create", crash)
+        with pytest.raises(KeyboardInterrupt):
+            status.create(store, Run(), request_id="r")
+    first, new = status.create(store, Run(), request_id="r")
+    assert new
+    assert status.create(store, Run(), request_id="r") == (first, False)
+
+
+def test_ids_are_time_ordered() -> None:
+    ids = [status.new_id() for _ in range(50)]
+    assert [i[:19] for i in ids] == sorted(i[:19] for i in ids)
+    assert len(set(ids)) == 50
