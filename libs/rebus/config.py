@@ -62,6 +62,8 @@ def _violation(cls: type, item: Any, where: str) -> FieldViolation:
         near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid) or 'none'}"
         return FieldViolation(field, f"unknown key; {hint}")
+    if item["type"] == "missing":
+        return FieldViolation(field, "is required")
     description = str(item["msg"]).removeprefix("Value error, ")
     return FieldViolation(field, f"{description} (found {_short(item.get('input'))})")
 
