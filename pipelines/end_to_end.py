@@ -22,6 +22,8 @@ from pipelines.components.train import train
 
 
 class MllmOutputs(NamedTuple):
+    """Names of what ``mllm`` made."""
+
     dataset: str
     model: str
     evaluation: str
@@ -29,14 +31,18 @@ class MllmOutputs(NamedTuple):
 
 
 class EmbedderOutputs(NamedTuple):
+    """Names of what ``embedder`` made."""
+
     dataset: str
     model: str
-    index: str
+    search_index: str
     evaluation: str
     champion: str
 
 
 class EndToEndOutputs(NamedTuple):
+    """Names of what ``end_to_end`` made: the fields of ``MllmOutputs``, then those of ``EmbedderOutputs``."""
+
     mllm_dataset: str
     mllm_model: str
     mllm_evaluation: str
