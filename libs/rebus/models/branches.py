@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -69,13 +70,22 @@ def branch_attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layout: Branch
     """Attention ``[T, N, H]`` of flat queries over flat keys and values ``[T, K, H]``."""
     at_RP, at_BL = layout.prefix_gather, layout.branch_gather
     # Prefixes are padded at their end, which causal attention never looks at.
-    prefix_RPNH = dense_attention(q_TNH[at_RP], k_TKH[at_RP], v_TKH[at_RP])
-    parts = [prefix_RPNH.flatten(0, 1)[layout.prefix_kept]]
+    prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP))
+    parts = [_take(prefix_RPNH.flatten(0, 1), layout.prefix_kept)]
     if len(at_BL):
         at_BC = torch.cat([at_RP[layout.branch_row], at_BL], dim=1)
-        branch_BLNH = plain_attention(q_TNH[at_BL], k_TKH[at_BC], v_TKH[at_BC], layout.branch_bias)
-        parts.append(branch_BLNH.flatten(0, 1)[layout.branch_kept])
+        keys, values = _take(k_TKH, at_BC), _take(v_TKH, at_BC)
+        branch_BLNH = plain_attention(_take(q_TNH, at_BL), keys, values, layout.branch_bias)
+        parts.append(_take(branch_BLNH.flatten(0, 1), layout.branch_kept))
     return torch.cat(parts)
+
+
+def _take(x_TNH: Tensor, at: Tensor) -> Tensor:
+    """Entries ``at`` along the first axis.
+
+    Through ``embedding``, whose backward pass is deterministic on any number of threads; that of indexing is not.
+    """
+    return F.embedding(at, x_TNH.flatten(1)).unflatten(-1, x_TNH.shape[1:])
 
 
 def _grid(lengths: NDArray[np.int64], *, first: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

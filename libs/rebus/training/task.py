@@ -41,6 +41,9 @@ class TaskContext:
     sources: Mapping[str, SampleSource]
     # Binding name -> identity of the dataset version behind it (a digest or resource name): a key for caches.
     versions: Mapping[str, str]
+    # Folder of the checkpoint that the run goes on from: what the task once derived from data (a tokenizer) is loaded
+    # from there. The loop itself loads the weights.
+    resume_from: Path | None = None
     # Kept between runs on this machine; losing it costs time, never results.
     cache_dir: Path
     # The run's seed (the recipe's, unless the run overrides it).
@@ -85,8 +88,8 @@ class Task(Protocol):
         """Reads what it needs and returns the model with its initial weights (seeded by ``context.seed``)."""
         ...
 
-    def parts(self, model: nn.Module) -> Mapping[str, nn.Module | nn.Parameter]:
-        """The named parts that a stage may train or freeze; together they hold every parameter."""
+    def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        """The named parts that a stage may train; they may overlap, and together they hold every parameter."""
         ...
 
     def batch(self, stage: Stage, step: int) -> Batch:
@@ -102,5 +105,5 @@ class Task(Protocol):
         ...
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes the model version's folder (``config.json``, ``model.safetensors``, tokenizer, ...)."""
+        """Writes the model version's folder: all of ``model.state_dict()`` as ``model.safetensors``, ``config.json``, ..."""
         ...

@@ -1,1 +1,5 @@
 """Tasks by name: one module a task, imported here so that recipes find it."""
+
+from rebus.training.tasks import mllm
+
+__all__ = ["mllm"]

@@ -1,0 +1,221 @@
+"""Trains the multimodal language model: captions, interleaved documents, text and questions are all rows to it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rebus import registry
+from rebus.data.encoding import Encoder, EncodingConfig, Row
+from rebus.data.mixers import WeightedMixer, shuffled_rows
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.sample import Sample
+from rebus.data.tokenizer import Tokenizer, TokenizerConfig
+from rebus.models.io import save_model
+from rebus.models.mllm import Mllm, MllmConfig
+from rebus.models.packing import pack_rows
+from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
+from rebus.registry import register
+from rebus.training.recipe import Spec, Stage
+from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
+
+_READ_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmTaskConfig:
+    """The model and how its data is prepared."""
+
+    encoder: Spec = field(default_factory=lambda: {"name": "vit"})
+    connector: Spec = field(default_factory=lambda: {"name": "mlp"})
+    decoder: Spec = field(default_factory=lambda: {"name": "llama"})
+    # The tokenizer is trained on the recipe's data.
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    # Memory for rows kept decoded and encoded; beyond it rows are prepared anew each time they are drawn.
+    cache_mib: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.cache_mib < 0:
+            raise ValueError(f"cache_mib={self.cache_mib} must not be negative")
+
+
+@register("task", "mllm", config=MllmTaskConfig, paper="mm1")
+class MllmTask:
+    """Rows drawn from a weighted mixture, packed without padding, under any objectives of the registry."""
+
+    def __init__(self, config: MllmTaskConfig) -> None:
+        self._config = config
+        self._mixers: dict[str, WeightedMixer] = {}
+        self._objectives: dict[str, list[tuple[str, float, Objective]]] = {}
+
+    def prepare(self, context: TaskContext) -> Mllm:
+        """Trains (or, on resume, loads) the tokenizer and builds the model."""
+        self._context = context
+        if context.resume_from is not None:
+            tokenizer = Tokenizer.load(context.resume_from)
+        else:
+            context.progress("training the tokenizer")
+            tokenizer = Tokenizer.train(_texts(context, self._config.tokenizer.max_texts), self._config.tokenizer)
+        torch.manual_seed(context.seed)
+        config = MllmConfig(
+            encoder=self._config.encoder,
+            connector=self._config.connector,
+            decoder=self._config.decoder,
+            vocab_size=tokenizer.vocab_size,
+            image_token_id=tokenizer.image_token_id,
+            preprocess=self._config.preprocess,
+            encoding=self._config.encoding,
+        )
+        model = Mllm(config)
+        self._tokenizer = tokenizer
+        self._processor = ImageProcessor(self._config.preprocess)
+        encoder = Encoder(tokenizer, image_tokens=model.image_tokens, config=self._config.encoding)
+        self._rows = {
+            name: _PreparedRows(source, context.recipe.data[name].tasks, encoder, self._processor)
+            for name, source in context.sources.items()
+        }
+        self._budget = _Budget(self._config.cache_mib << 20)
+        return model
+
+    def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        """``embeddings`` is the decoder's word table, which is also a part of ``decoder``."""
+        assert isinstance(model, Mllm)
+        return {
+            "vision_encoder": model.vision_encoder,
+            "connector": model.connector,
+            "decoder": model.decoder,
+            "embeddings": model.decoder.embed_tokens,
+        }
+
+    def batch(self, stage: Stage, step: int) -> Batch:
+        """Draws, packs and normalises the rows of one step."""
+        drawn: list[tuple[str, _Prepared]] = []
+        for draw in self._mixer(stage).draws(step):
+            rows = self._rows[draw.source]
+            key = (self._context.seed, zlib.crc32(stage.name.encode()), zlib.crc32(draw.source.encode()))
+            numbers = range(draw.start, draw.start + draw.count)
+            chosen = shuffled_rows(numbers, size=len(rows.source), key=key)
+            drawn += [(draw.source, item) for item in rows.take(chosen, self._budget)]
+        packed = pack_rows([item.row for _, item in drawn], image_token_id=self._tokenizer.image_token_id)
+        pixels = [drawn[row][1].pixels[index] for row, index in packed.images]
+        return Batch(data=MllmBatch(rows=packed, pixels=self._normalised(pixels)), consumed=_consumed(drawn))
+
+    def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
+        """One shared forward pass; the decoder is skipped where no objective reads it."""
+        assert isinstance(model, Mllm)
+        objectives = self._stage_objectives(stage)
+        data: MllmBatch = batch.data
+        features = model.encode_images(data.pixels) if len(data.pixels) else None
+        decoded = any(objective.needs_decoder for _, _, objective in objectives)
+        hidden = model.forward_packed(data.rows, features) if decoded else None
+        outputs = MllmOutputs(batch=data, image_features=features, hidden_states=hidden)
+        losses = {name: objective(model, outputs) for name, _, objective in objectives}
+        total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros(()))
+        return StepOutput(loss=total, metrics={f"loss/{name}": value.detach() for name, value in losses.items()})
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        save_model(model, folder)
+        self._tokenizer.save(folder)
+
+    def _mixer(self, stage: Stage) -> WeightedMixer:
+        if stage.name not in self._mixers:
+            weights = stage.mixture or dict.fromkeys(self._rows, 1.0)
+            self._mixers[stage.name] = WeightedMixer(
+                registry.NoSettings(), weights=weights, batch_size=stage.batch_size
+            )
+        return self._mixers[stage.name]
+
+    def _stage_objectives(self, stage: Stage) -> list[tuple[str, float, Objective]]:
+        if stage.name not in self._objectives:
+            built = []
+            for spec in stage.objectives or [{"name": "language-modeling"}]:
+                settings = {key: value for key, value in spec.items() if key != "weight"}
+                built.append((str(spec["name"]), float(spec.get("weight", 1.0)), registry.build("objective", settings)))
+            self._objectives[stage.name] = built
+        return self._objectives[stage.name]
+
+    def _normalised(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+        if not pixels:
+            side = self._config.preprocess.image_size
+            return torch.zeros(0, 3, side, side)
+        return torch.from_numpy(self._processor.normalise(np.stack(pixels)))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An encoded row and its images, uint8 ``[H, W, 3]`` each, in order of the row's placeholders."""
+
+    row: Row
+    pixels: Sequence[NDArray[np.uint8]]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.row.input_ids.nbytes * 4 + sum(image.nbytes for image in self.pixels)
+
+
+@dataclass
+class _Budget:
+    """Bytes that may still be kept."""
+
+    left: int
+
+
+class _PreparedRows:
+    """The rows of one binding, decoded and encoded once while memory lasts."""
+
+    def __init__(
+        self, source: SampleSource, tasks: Sequence[str], encoder: Encoder, processor: ImageProcessor
+    ) -> None:
+        self.source = source
+        self._tasks, self._encoder, self._processor = tasks, encoder, processor
+        self._kept: dict[int, _Prepared] = {}
+
+    def take(self, indices: NDArray[np.int64], budget: _Budget) -> list[_Prepared]:
+        """The rows at ``indices``; those not kept are read in one call."""
+        missing = [int(index) for index in dict.fromkeys(indices.tolist()) if index not in self._kept]
+        fresh = dict(zip(missing, map(self._prepare, self.source.take(missing)), strict=True)) if missing else {}
+        for index, item in fresh.items():
+            if item.num_bytes <= budget.left:
+                self._kept[index] = item
+                budget.left -= item.num_bytes
+        return [self._kept[index] if index in self._kept else fresh[index] for index in indices.tolist()]
+
+    def _prepare(self, sample: Sample) -> _Prepared:
+        row = self._encoder.encode(sample, self._tasks)
+        pixels = [self._processor(sample.media[index], field=f"sample[{sample.id}].media[{index}]") for index in row.images]
+        return _Prepared(row, pixels)
+
+
+def _texts(context: TaskContext, limit: int) -> Iterator[str]:
+    """Up to ``limit`` texts, an equal part of each source, in order of its rows."""
+    for source in context.sources.values():
+        left = limit // len(context.sources)
+        for start in range(0, len(source), _READ_ROWS):
+            samples = source.take(range(start, min(start + _READ_ROWS, len(source))))
+            for text in (segment.text for sample in samples for segment in sample.segments if segment.text):
+                if left == 0:
+                    break
+                left -= 1
+                yield text
+            if left == 0:
+                break
+
+
+def _consumed(drawn: Sequence[tuple[str, _Prepared]]) -> dict[str, Consumed]:
+    counts: dict[str, Consumed] = {}
+    for name, item in drawn:
+        entry = counts.setdefault(name, Consumed())
+        entry.samples += 1
+        entry.tokens += len(item.row)
+        entry.images += len(item.pixels)
+    return counts
