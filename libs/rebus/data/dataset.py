@@ -25,9 +25,8 @@ from rebus.errors import AbortedError, FailedPreconditionError, invalid
 from rebus.store import Store, documents
 from rebus.v1.dataset_pb2 import DatasetVersion
 
-__all__ = ["SPLITS", "DatasetReader", "derive_version", "ensure_dataset", "open_version", "write_version"]
+__all__ = ["DatasetReader", "derive_version", "ensure_dataset", "open_version", "write_version"]
 
-SPLITS = ("train", "validation", "test")
 _COUNTED = ["split", "source", "num_media"]
 _BATCH_BYTES = 64 << 20
 _FILE_BYTES = 1 << 30
@@ -221,8 +220,6 @@ def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
     seen: set[str] = set()
     for sample in samples:
         sample.validate()
-        if sample.split not in SPLITS:
-            raise invalid(f"sample[{sample.id}].split", f"expected one of {', '.join(SPLITS)}, found {sample.split!r}")
         if sample.id in seen:
             raise invalid(f"sample[{sample.id}].id", "is taken by an earlier sample")
         seen.add(sample.id)

@@ -11,6 +11,7 @@ from rebus.errors import InvalidArgumentError, invalid
 SegmentType = Literal["text", "image"]
 Role = Literal["system", "user", "assistant"]
 Box = tuple[float, float, float, float]
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Sample:
         """Raises ``InvalidArgumentError`` naming the first field that breaks the shape above."""
         if not self.id:
             raise invalid("sample.id", "must not be empty")
+        if self.split not in SPLITS:
+            raise invalid(f"sample[{self.id}].split", f"expected one of {', '.join(SPLITS)}, found {self.split!r}")
         if not self.segments:
             raise invalid(f"sample[{self.id}].segments", "must hold at least one segment")
         for position, segment in enumerate(self.segments):

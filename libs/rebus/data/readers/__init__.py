@@ -1,0 +1,17 @@
+"""Readers turn a source into samples; see ``base.Reader`` and the README for how to add one."""
+
+from rebus.data.readers import emoji, image_folder, llava, scenes, text
+from rebus.data.readers.base import Location, Quarantined, Reader, ReaderLimits, SourceSettings
+
+__all__ = [
+    "Location",
+    "Quarantined",
+    "Reader",
+    "ReaderLimits",
+    "SourceSettings",
+    "emoji",
+    "image_folder",
+    "llava",
+    "scenes",
+    "text",
+]
