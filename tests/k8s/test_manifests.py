@@ -1,0 +1,175 @@
+"""The manifests as `kubectl apply -k` would send them: valid against the API's schemas, bounded, unprivileged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+K8S = Path(__file__).resolve().parents[2] / "k8s"
+# The v1 schemas of the Gateway API's CRDs (Apache-2.0), descriptions and status dropped, unknown fields refused.
+SCHEMAS = Path(__file__).resolve().parent / "schemas"
+RENDERED = ("base", "overlays/local", "overlays/production")
+KUBERNETES = "1.32"
+SERVICES = ("ingest", "training", "retrieval", "generation", "evaluation")
+Object = dict[str, Any]
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: nothing is rendered")
+
+
+@cache
+def render(path: str) -> list[Object]:
+    done = subprocess.run(["kubectl", "kustomize", K8S / path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(path: str, *kinds: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in render(path) if item["kind"] in kinds}
+
+
+def workloads(path: str) -> dict[str, Object]:
+    return of_kind(path, "Deployment", "StatefulSet")
+
+
+def containers(path: str) -> Iterator[tuple[Object, Object]]:
+    """``(pod spec, container)`` of every container of every workload."""
+    for item in workloads(path).values():
+        pod = item["spec"]["template"]["spec"]
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            yield pod, container
+
+
+def check_schema(item: Object) -> None:
+    """Strictly against the schema of the object's kind; a kind without a schema is an error."""
+    if item["apiVersion"].startswith("gateway.networking.k8s.io/"):
+        jsonschema.validate(item, json.loads((SCHEMAS / f"{item['kind'].lower()}.json").read_text()))
+    else:
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_every_object_matches_its_schema(path: str) -> None:
+    for item in render(path):
+        check_schema(item)
+
+
+def test_the_schema_check_refuses_an_unknown_field_and_an_unknown_kind() -> None:
+    production = render("overlays/production")
+    for kind in ("Deployment", "GRPCRoute"):
+        broken = json.loads(json.dumps(next(item for item in production if item["kind"] == kind)))
+        broken["spec"]["replcas"] = 1
+        with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+            check_schema(broken)
+    with pytest.raises(kubernetes_validate.utils.SchemaNotFoundError):
+        check_schema({"apiVersion": "rebus.dev/v1", "kind": "Unheard", "metadata": {"name": "x"}})
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_every_container_is_bounded_probed_and_unprivileged(path: str) -> None:
+    found = list(containers(path))
+    assert found
+    for pod, container in found:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert not pod.get("hostNetwork")
+        assert all(volume.keys() & {"emptyDir", "secret", "configMap"} for volume in pod.get("volumes", []))
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        assert {"readinessProbe", "livenessProbe"} <= container.keys()
+        _, _, tag = container["image"].rpartition(":")
+        assert tag not in ("", "latest")
+        assert "/" not in tag
+
+
+def test_base_runs_the_five_services() -> None:
+    deployments = of_kind("base", "Deployment")
+    assert sorted(deployments) == sorted(f"rebus-{name}" for name in SERVICES)
+    for name in SERVICES:
+        pod = deployments[f"rebus-{name}"]["spec"]["template"]
+        assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == name
+        (container,) = pod["spec"]["containers"]
+        # The kubelet puts the label into REBUS_SERVICE, and REBUS_SERVICE into the command.
+        assert container["command"][:3] == ["python", "-m", "services.$(REBUS_SERVICE).server"]
+        (variable,) = (v for v in container["env"] if v["name"] == "REBUS_SERVICE")
+        assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['app.kubernetes.io/component']"
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_references_resolve(path: str) -> None:
+    """Service accounts and config maps exist; services, budgets and autoscalers select exactly one workload."""
+    pods = {name: item["spec"]["template"] for name, item in workloads(path).items()}
+
+    def selected(labels: Object) -> list[str]:
+        return [name for name, pod in pods.items() if labels.items() <= pod["metadata"]["labels"].items()]
+
+    for pod in pods.values():
+        account = pod["spec"].get("serviceAccountName")
+        assert account is None or account in of_kind(path, "ServiceAccount")
+        for source in (s for c in pod["spec"]["containers"] for s in c.get("envFrom", [])):
+            if "configMapRef" in source:
+                assert source["configMapRef"]["name"] in of_kind(path, "ConfigMap")
+            elif not source["secretRef"].get("optional"):
+                assert source["secretRef"]["name"] in of_kind(path, "Secret")
+    for name, service in of_kind(path, "Service").items():
+        assert selected(service["spec"]["selector"]) == [name]
+    for name, budget in of_kind(path, "PodDisruptionBudget").items():
+        assert selected(budget["spec"]["selector"]["matchLabels"]) == [name]
+    for scaler in of_kind(path, "HorizontalPodAutoscaler").values():
+        assert scaler["spec"]["scaleTargetRef"]["name"] in pods
+    governed = {
+        name
+        for policy in of_kind(path, "NetworkPolicy").values()
+        for name in selected(policy["spec"]["podSelector"]["matchLabels"])
+    }
+    assert governed == pods.keys()
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_only_the_service_without_jobs_has_replicas(path: str) -> None:
+    scaled = {s["spec"]["scaleTargetRef"]["name"] for s in of_kind(path, "HorizontalPodAutoscaler").values()}
+    for name, item in of_kind(path, "Deployment").items():
+        if name in scaled:
+            assert name == "rebus-generation"
+            assert "replicas" not in item["spec"]
+        else:
+            assert (item["spec"]["replicas"], item["spec"]["strategy"]["type"]) == (1, "Recreate")
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_nothing_may_call_the_kubernetes_api(path: str) -> None:
+    assert not of_kind(path, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+    assert all(a["automountServiceAccountToken"] is False for a in of_kind(path, "ServiceAccount").values())
+
+
+def test_production_routes_every_grpc_service_to_the_deployment_that_answers_it() -> None:
+    routes = of_kind("overlays/production", "GRPCRoute")
+    assert sorted(routes) == sorted(f"rebus-{name}" for name in SERVICES)
+    for name in SERVICES:
+        (rule,) = routes[f"rebus-{name}"]["spec"]["rules"]
+        answered = importlib.import_module(f"services.{name}.server").SERVICE.grpc_names
+        assert sorted(match["method"]["service"] for match in rule["matches"]) == sorted(answered)
+        assert rule["backendRefs"] == [{"name": f"rebus-{name}", "port": 8080}]
+
+
+def test_the_pipelines_find_their_endpoint() -> None:
+    from pipelines.components.base import CONFIG_MAP
+
+    (service,) = of_kind("overlays/production", "Gateway")
+    assert of_kind("overlays/production", "ConfigMap")[CONFIG_MAP]["data"] == {"endpoint": f"{service}:8080"}
