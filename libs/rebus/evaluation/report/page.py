@@ -1,0 +1,82 @@
+"""Renders pages from templates: everything a data set or a model says is escaped, every image is inlined."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rebus.data.images import sniff_format
+from rebus.evaluation.report.charts import BASELINES, legend, number, score_bars
+from rebus.v1.evaluation_pb2 import Evaluation, Prediction, Score
+
+_RIGHT = 0.5  # a score from here on counts as right in the marks beside answers
+# A picture that is none of the formats we read: shown as a broken image, never as markup.
+_UNKNOWN_MIME = "application/octet-stream"
+
+
+def environment() -> Environment:
+    """A Jinja environment that escapes everything and refuses names that are not given."""
+    env = Environment(
+        loader=PackageLoader("rebus.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters["data_uri"] = data_uri
+    env.filters["number"] = number
+    env.globals.update(score_bars=score_bars, legend=legend, baselines=BASELINES, by_benchmark=by_benchmark)
+    return env
+
+
+def data_uri(image: bytes) -> str:
+    """An encoded image as a ``data:`` URI."""
+    kind = sniff_format(image)
+    mime = f"image/{kind.lower()}" if kind else _UNKNOWN_MIME
+    return f"data:{mime};base64,{base64.b64encode(image).decode()}"
+
+
+def by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Scores by benchmark, in the order given."""
+    grouped: dict[str, list[Score]] = defaultdict(list)
+    for score in scores:
+        grouped[score.benchmark].append(score)
+    return dict(grouped)
+
+
+def is_right(prediction: Prediction) -> bool:
+    """Whether an answer is marked as right."""
+    return prediction.score >= _RIGHT
+
+
+def examples(predictions: Sequence[Prediction], *, each: int = 3) -> list[Prediction]:
+    """Up to ``each`` right and ``each`` wrong answers of every group, the first ones in order."""
+    taken: dict[tuple[str, str, bool], list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        kept = taken[prediction.benchmark, prediction.group, is_right(prediction)]
+        if len(kept) < each:
+            kept.append(prediction)
+    return [prediction for key in sorted(taken, key=lambda k: (k[0], k[1], not k[2])) for prediction in taken[key]]
+
+
+def render_evaluation(
+    evaluation: Evaluation, predictions: Sequence[Prediction], images: Mapping[str, Sequence[bytes]]
+) -> str:
+    """The page of one evaluation: charts, the score table, answers with those pictures that ``images`` has."""
+    grouped: dict[str, list[tuple[Prediction, bool, Sequence[bytes]]]] = defaultdict(list)
+    for prediction in examples(predictions):
+        title = " · ".join(part for part in (prediction.benchmark, prediction.group) if part)
+        grouped[title].append((prediction, is_right(prediction), images.get(prediction.sample_id, ())))
+    facts = {
+        "model version": evaluation.model_version,
+        "model digest": evaluation.model_digest[:16],
+        "code revision": evaluation.code_revision[:16],
+        "seed": str(evaluation.seed),
+        **{f"{name} version": version for name, version in sorted(evaluation.benchmark_versions.items())},
+        **{f"{spec.benchmark} rows": f"{spec.dataset_version} · {spec.split}" for spec in evaluation.benchmarks},
+    }
+    template = environment().get_template("evaluation.html.j2")
+    return template.render(evaluation=evaluation, facts=facts, examples=dict(grouped))

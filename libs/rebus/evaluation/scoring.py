@@ -1,0 +1,78 @@
+"""Scores out of one number an item, with intervals and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rebus.evaluation.bootstrap import mean_interval
+from rebus.v1.evaluation_pb2 import Score
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One metric over items, ``[N]`` each; a baseline is ``None`` where it is not defined."""
+
+    values: Floats
+    chance: Floats | None = None
+    majority: Floats | None = None
+    text_only: Floats | None = None
+    # What each item is resampled with; ``None``: by itself.
+    clusters: Sequence[Hashable] | None = None
+
+    def where(self, mask: NDArray[np.bool_]) -> Measured:
+        """The items that ``mask`` ``[N]`` keeps."""
+
+        def cut(values: Floats | None) -> Floats | None:
+            return None if values is None else values[mask]
+
+        clusters = None if self.clusters is None else [c for c, kept in zip(self.clusters, mask, strict=True) if kept]
+        return Measured(
+            values=self.values[mask],
+            chance=cut(self.chance),
+            majority=cut(self.majority),
+            text_only=cut(self.text_only),
+            clusters=clusters,
+        )
+
+
+def score(
+    benchmark: str, group: str, metric: str, measured: Measured, *, seed: int, groups: Sequence[str] | None = None
+) -> Score:
+    """The mean with its 95 % interval and the baselines' means; with ``groups``, unweighted means over groups."""
+    found = mean_interval(measured.values, seed=seed, clusters=measured.clusters, groups=groups)
+    message = Score(
+        benchmark=benchmark,
+        group=group,
+        metric=metric,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        num_items=len(measured.values),
+    )
+    for name in ("chance", "majority", "text_only"):
+        values: Floats | None = getattr(measured, name)
+        if values is not None:
+            setattr(message, name, _mean(values, groups))
+    return message
+
+
+def gain(
+    benchmark: str, group: str, metric: str, measured: Measured, *, seed: int, groups: Sequence[str] | None = None
+) -> Score:
+    """What the images add: the paired difference to ``text_only``, item by item, with its own interval."""
+    assert measured.text_only is not None
+    paired = Measured(values=measured.values - measured.text_only, clusters=measured.clusters)
+    return score(benchmark, group, f"{metric}_gain_over_text_only", paired, seed=seed, groups=groups)
+
+
+def _mean(values: Floats, groups: Sequence[str] | None) -> float:
+    if not len(values):
+        return 0.0
+    names = np.array(groups if groups is not None else [""] * len(values))
+    return float(np.mean([values[names == name].mean() for name in dict.fromkeys(names.tolist())]))
