@@ -1,0 +1,60 @@
+"""``rebus ingest``: files into a dataset version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebus.client import Client
+from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, ListQuarantineRequest, Source
+from tools.rebus import listing, names
+from tools.rebus.follow import follow
+from tools.rebus.output import Format, FormatOption, print_fields, print_json, say
+from tools.rebus.session import Session, connected
+from tools.rebus.settings import overlay
+
+SHOWN_BAD = 20
+DEFAULT_BAD_SHARE = 0.1
+
+
+@connected
+def ingest(
+    session: Session,
+    reader: Annotated[str, typer.Argument(help="How to read: image-folder, llava, text, emoji, scenes, ...")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to write a new version of.")],
+    path: Annotated[Path | None, typer.Argument(help="What to read; none for readers that make samples.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader; repeatable.")
+    ] = None,
+    max_bad_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail if more than this share of the samples is bad.")
+    ] = DEFAULT_BAD_SHARE,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Reads a source into a new version of a dataset; bad samples are left out and listed."""
+    source = Source(reader=reader, uri=str(path.expanduser().absolute()) if path else "")
+    source.settings.update(overlay({}, changes or []))
+    wanted = Ingestion(dataset=names.full("datasets", dataset), sources=[source], max_bad_share=max_bad_share)
+    with session.client("ingest") as client:
+        started = client.ingestions.CreateIngestion(CreateIngestionRequest(ingestion=wanted))
+        try:
+            done: Ingestion = follow(client, started.name)
+        finally:
+            _report_bad(client, started.name)
+    if format is Format.JSON:
+        print_json(done)
+        return
+    fields = ("dataset_version", "num_samples", "num_quarantined", "name")
+    print_fields((field.replace("_", " "), getattr(done, field)) for field in fields)
+
+
+def _report_bad(client: Client, name: str) -> None:
+    """One line a bad sample, for the first of them; also after an ingestion that failed for too many."""
+    request = ListQuarantineRequest(parent=name)
+    bad = listing.items(client.ingestions.ListQuarantine, request, "samples", SHOWN_BAD + 1)
+    for sample in bad[:SHOWN_BAD]:
+        say(f"left out: {sample.location}: {sample.reason}", style="yellow")
+    if len(bad) > SHOWN_BAD:
+        say(f"and more; list all: rebus datasets quarantine {name}", style="yellow")

@@ -1,0 +1,69 @@
+"""``rebus quickstart``: pictures to scored, served models, and a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import local
+from rebus.v1.evaluation_pb2 import Evaluation
+from tools.rebus.commands.evaluate import print_scores
+from tools.rebus.output import duration, print_table, say
+from tools.rebus.quickstart import demo
+from tools.rebus.quickstart.bars import Reached, judge
+from tools.rebus.quickstart.sizes import Size, arguments
+from tools.rebus.quickstart.view import PipelineView
+from tools.rebus.session import Session, connected
+
+FOLDER = Path(".rebus/quickstart")
+
+
+@connected
+def quickstart(
+    session: Session,
+    size: Annotated[
+        Size, typer.Option(help="full meets the bars; smoke only shows that every step works.")
+    ] = Size.FULL,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of training and evaluation.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Exit code 1 if a bar is missed.")] = False,
+    revision: Annotated[
+        str, typer.Option(help="Another value makes everything anew; results of equal requests are reused.")
+    ] = "",
+) -> None:
+    """Runs the whole of Rebus once: ingest, curate, train, register, index, evaluate, promote, report.
+
+    What an earlier run made on the same store is reused.
+    """
+    started = time.monotonic()
+    with session.client() as client:
+        with PipelineView() as view:
+            outputs = local.run(
+                "end-to-end",
+                arguments(size, seed, revision),
+                endpoint=client.endpoint,
+                folder=FOLDER / f"{size}-{seed}",
+                on_progress=view,
+            )
+        evaluations: list[Evaluation] = [client.get(outputs[f"{part}_evaluation"]) for part in ("mllm", "embedder")]
+        reached = _print_results(evaluations)
+        demo.answer_questions(client, outputs["mllm_model"], outputs["mllm_dataset"])
+        demo.search(client, outputs["embedder_index"])
+    say(f"done in {duration(time.monotonic() - started)}")
+    if check and not all(bar.passed for bar in reached):
+        say("a bar was missed", style="red")
+        raise typer.Exit(1)
+
+
+def _print_results(evaluations: Sequence[Evaluation]) -> list[Reached]:
+    scores = [score for evaluation in evaluations for score in evaluation.scores]
+    print_scores(scores)
+    reached = judge(scores)
+    print_table(
+        ("bar", "at least", "reached", ""),
+        ((r.bar.name, r.bar.least, r.value, "passed" if r.passed else "missed") for r in reached),
+    )
+    return reached

@@ -1,0 +1,68 @@
+"""Entry point of the ``rebus`` command.
+
+Only what parses the command line is imported here; services, torch and the rest come when a command needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+
+from tools.rebus.commands import (
+    catalogue,
+    datasets,
+    doctor,
+    evaluate,
+    generate,
+    ingest,
+    lineage,
+    maintenance,
+    models,
+    quickstart,
+    retrieval,
+    train,
+    up,
+)
+from tools.rebus.errors import RebusGroup
+from tools.rebus.session import DebugOption, EndpointOption, Settings, StoreOption
+
+# gRPC's core writes to stderr on its own; what matters reaches people as an error of the call.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+app = typer.Typer(cls=RebusGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_PANELS: dict[str, dict[str, Any]] = {
+    "Start": {"quickstart": quickstart.quickstart, "up": up.up, "doctor": doctor.doctor},
+    "Make": {
+        "ingest": ingest.ingest,
+        "datasets": datasets.app,
+        "train": train.train,
+        "runs": train.runs,
+        "models": models.app,
+        "index": retrieval.index,
+        "eval": evaluate.app,
+    },
+    "Use": {"generate": generate.generate, "search": retrieval.search, "embed": retrieval.embed},
+    "Look": {"lineage": lineage.lineage, "components": catalogue.components, "papers": catalogue.papers},
+    "Maintain": {"fsck": maintenance.fsck, "gc": maintenance.gc},
+}
+
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_command)
+
+
+@app.callback()
+def main(
+    ctx: typer.Context, endpoint: EndpointOption = None, store: StoreOption = None, debug: DebugOption = False
+) -> None:
+    """Rebus: multimodal models from pictures to a scored, served model.
+
+    Every command calls a server (--endpoint) or hosts the services itself for as long as it runs.
+    """
+    ctx.ensure_object(Settings).add(endpoint=endpoint, store=store, debug=debug)

@@ -1,0 +1,1 @@
+"""The whole of Rebus once: the pipeline on this machine, its scores against the bars, a live answer, a report."""
