@@ -9,7 +9,6 @@ import pickle
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,6 @@ from rebus.store import Store, documents
 from rebus.v1.dataset_pb2 import Dataset, DatasetVersion
 
 DATASET = "datasets/x"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open((tmp_path / "store").as_uri())
 
 
 def sample(number: int, tag: str = "s", split: str = "train") -> Sample:
@@ -280,6 +274,15 @@ def test_derivations_that_cannot_be_are_refused(store: Store) -> None:
 
 
 def test_concurrent_writers_each_get_their_own_version(store: Store) -> None:
+    _write_concurrently(store)
+
+
+@pytest.mark.slow
+def test_concurrent_writers_each_get_their_own_version_on_s3(s3_store: Store) -> None:
+    _write_concurrently(s3_store)
+
+
+def _write_concurrently(store: Store) -> None:
     parent = write_version(store, DATASET, samples(12))
     barrier = threading.Barrier(6)
     made: dict[int, DatasetVersion] = {}

@@ -22,3 +22,6 @@ class ScenesReader:
 
     def __iter__(self) -> Iterator[Sample | Quarantined]:
         yield from generate_samples(self._config)
+
+    def __length_hint__(self) -> int:
+        return self._config.num_scenes + self._config.num_pairs + self._config.num_texts

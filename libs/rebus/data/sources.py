@@ -1,0 +1,97 @@
+"""From an ingestion's ``Source`` messages to readers, everything checked before anything is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+
+from rebus import config as configs
+from rebus import registry
+from rebus.data.readers.base import Location, Reader, SourceSettings
+from rebus.errors import FieldViolation, InvalidArgumentError, NotFoundError, RebusError, invalid
+from rebus.v1.dataset_pb2 import Source
+
+# Folders, separated as in PATH, that sources must lie below. Unset: any, for a command that reads its user's files.
+ROOTS_ENV = "REBUS_INGEST_ROOTS"
+
+
+def build_reader(source: Source, field: str) -> Reader:
+    """The reader of a source. Errors name ``field`` and what in it is wrong:
+
+    ``InvalidArgumentError`` for an unknown reader or setting, a malformed URI or one outside the allowed roots;
+    ``NotFoundError`` for a path that does not exist.
+    """
+    component = registry.get("reader", source.reader, field=f"{field}.reader")
+    config = configs.build(component.config, plain(source.settings), where=f"{field}.settings")
+    location = _location(source, isinstance(config, SourceSettings), f"{field}.uri")
+    with _naming(field):
+        return component.target(config, location)
+
+
+def plain(settings: Struct) -> dict[str, Any]:
+    """A ``Struct`` as plain values; whole numbers, which it can only hold as floats, become integers again."""
+    return {key: _whole(value) for key, value in json_format.MessageToDict(settings).items()}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole(inner) for key, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _location(source: Source, wants_path: bool, field: str) -> Location | None:
+    if not wants_path:
+        if source.uri:
+            raise invalid(field, f"the reader {source.reader!r} makes its samples and reads no path; leave it empty")
+        return None
+    path = _local_path(source.uri, field)
+    try:
+        resolved = path.resolve()  # links followed, so that none leads out of the roots
+        _check_allowed(resolved, path, field)
+        if not resolved.exists():
+            raise NotFoundError(f"{field}: no such path: {path}", violations=[FieldViolation(field, "no such path")])
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        raise invalid(field, f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return Location(resolved) if resolved.is_dir() else Location(resolved.parent, resolved.name)
+
+
+def _local_path(uri: str, field: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        uri = unquote(parts.path)
+    if not uri.startswith("/") or "\0" in uri:
+        raise invalid(field, f"expected an absolute path or file:///path, found {uri!r}")
+    return Path(uri)
+
+
+def _check_allowed(resolved: Path, path: Path, field: str) -> None:
+    """Comes before any check of existence, so that nothing outside the roots is revealed."""
+    roots = os.environ.get(ROOTS_ENV)
+    if roots is None:
+        return
+    allowed = [Path(root).resolve() for root in roots.split(os.pathsep) if root]
+    if not any(resolved.is_relative_to(root) for root in allowed):
+        raise invalid(field, f"{path} is outside the folders that this server reads from")
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Lets a reader's errors name the source that they are of."""
+    try:
+        yield
+    except (InvalidArgumentError, NotFoundError) as error:
+        violations = [FieldViolation(f"{field}.{v.field}", v.description) for v in error.violations]
+        raise _rebuilt(error, f"{field}: {error}", violations or [FieldViolation(field, str(error))]) from None
+
+
+def _rebuilt(error: RebusError, message: str, violations: list[FieldViolation]) -> RebusError:
+    return type(error)(message, violations=violations, metadata=error.metadata)
