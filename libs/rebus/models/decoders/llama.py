@@ -142,11 +142,23 @@ class Llama(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """GPT-2's scheme: 0.02, and the residual outputs shrunk by the depth, so the stream starts near identity."""
+        """GPT-2's scheme, residual outputs shrunk by the depth; queries and keys start alike.
+
+        With equal query and key weights a token attends to tokens like itself from the first step ("Mimetic
+        Initialization of Self-Attention Layers", arXiv 2305.09828): a word finds the image tokens that show it, which
+        small models otherwise take most of their training to discover.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                shrink = math.sqrt(2 * self.config.num_layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
-                nn.init.normal_(parameter, std=0.02 / shrink)
+                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * self.config.num_layers) if residual else 1))
+        groups = self.config.num_heads // self.config.num_kv_heads
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
+            nn.init.normal_(query, std=self.config.width**-0.5)
+            with torch.no_grad():
+                key.copy_(query.unflatten(0, (-1, groups, self.config.head_width))[:, 0].flatten(0, 1))
 
     def forward(
         self, embeds_BSD: Tensor, positions_BS: Tensor, mask_BSC: Tensor | None = None, cache: KVCache | None = None

@@ -1,0 +1,147 @@
+"""Parity with transformers on tiny random configs: hidden states, logits, gradients, greedy decoding, the cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig as HfConfig
+from transformers import LlamaForCausalLM
+
+from rebus.errors import ResourceExhaustedError
+from rebus.models.decoders.llama import Llama, LlamaConfig
+
+VOCAB = 53
+SHAPES = [
+    LlamaConfig(width=32, num_layers=2, num_heads=4, num_kv_heads=4, hidden_width=48),
+    LlamaConfig(width=32, num_layers=3, num_heads=4, num_kv_heads=2, hidden_width=40, tie_embeddings=False),
+    LlamaConfig(width=24, num_layers=1, num_heads=3, num_kv_heads=1, hidden_width=32, rope_theta=500.0),
+]
+
+
+def pair(config: LlamaConfig) -> tuple[Llama, LlamaForCausalLM]:
+    """Our decoder and transformers', with the same random weights (embeddings large, so that nothing is near 0)."""
+    torch.manual_seed(0)
+    ours = Llama(config, vocab_size=VOCAB)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    theirs = LlamaForCausalLM(
+        HfConfig(
+            vocab_size=VOCAB,
+            hidden_size=config.width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            intermediate_size=config.hidden_width,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=config.tie_embeddings,
+            attention_bias=False,
+            mlp_bias=False,
+        )
+    ).eval()
+    state = {name: p for name, p in ours.state_dict().items() if name != "lm_head.weight"}
+    theirs.model.load_state_dict(state)
+    if ours.lm_head is not None:
+        theirs.lm_head.load_state_dict(ours.lm_head.state_dict())
+    return ours, theirs
+
+
+def hidden(model: Llama, ids: Tensor) -> Tensor:
+    return model(model.embed_tokens(ids), torch.arange(ids.shape[1]).expand_as(ids))
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_logits_and_gradients_match_transformers(config: LlamaConfig) -> None:
+    ours, theirs = pair(config)
+    ids = torch.randint(VOCAB, (2, 9))
+
+    ours_logits = ours.logits(hidden(ours, ids))
+    theirs_logits = theirs(input_ids=ids).logits
+    torch.testing.assert_close(ours_logits, theirs_logits)
+
+    ours_logits.square().mean().backward()
+    theirs_logits.square().mean().backward()
+    expected = {name.removeprefix("model."): p.grad for name, p in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_greedy_decoding_with_the_cache_matches_transformers(config: LlamaConfig) -> None:
+    ours, theirs = pair(config)
+    ids = torch.randint(VOCAB, (1, 5))
+    seen = torch.ones_like(ids)
+    expected = theirs.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False, eos_token_id=None)[0, 5:]
+
+    with torch.no_grad():
+        cache = ours.new_cache(1, 12)
+        state = ours(ours.embed_tokens(ids), torch.arange(5)[None], cache=cache)
+        made = [int(ours.logits(state[:, -1]).argmax())]
+        while len(made) < 8:
+            embeds = ours.embed_tokens(torch.tensor([[made[-1]]]))
+            state = ours(embeds, torch.tensor([[cache.length]]), cache=cache)
+            made.append(int(ours.logits(state[:, -1]).argmax()))
+
+    assert made == expected.tolist()
+
+
+def test_decoding_in_pieces_equals_decoding_at_once() -> None:
+    ours, _ = pair(SHAPES[1])
+    ids = torch.randint(VOCAB, (2, 10))
+    whole = hidden(ours, ids)
+
+    cache = ours.new_cache(2, 10)
+    pieces = []
+    for start, stop in ((0, 4), (4, 9), (9, 10)):
+        positions = torch.arange(start, stop).expand(2, -1)
+        mask = (torch.arange(stop) <= torch.arange(start, stop)[:, None]).expand(2, -1, -1)
+        pieces.append(ours(ours.embed_tokens(ids[:, start:stop]), positions, mask, cache))
+
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+
+
+def test_left_padding_under_a_mask_changes_nothing() -> None:
+    ours, _ = pair(SHAPES[0])
+    ids = torch.randint(VOCAB, (1, 6))
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
+    positions = (torch.arange(9) - 3).clamp_min(0)[None]
+    order = torch.arange(9)
+    mask = ((order <= order[:, None]) & (order >= 3) | torch.eye(9, dtype=torch.bool))[None]
+
+    out = ours(ours.embed_tokens(padded), positions, mask)
+
+    torch.testing.assert_close(out[:, 3:], hidden(ours, ids))
+
+
+def test_a_full_cache_and_a_missing_mask_are_errors() -> None:
+    ours, _ = pair(SHAPES[0])
+    cache = ours.new_cache(1, 4)
+    embeds = ours.embed_tokens(torch.zeros(1, 3, dtype=torch.long))
+    ours(embeds, torch.arange(3)[None], cache=cache)
+    with pytest.raises(ValueError, match="need a mask"):
+        ours(embeds[:, :2], torch.arange(2)[None], cache=cache)
+    with pytest.raises(ResourceExhaustedError, match="holds 4 tokens, 6 are needed"):
+        ours(embeds, torch.arange(3)[None], torch.ones(1, 3, 6, dtype=torch.bool), cache)
+
+
+def test_queries_and_keys_start_alike_so_that_tokens_find_their_like() -> None:
+    """The mimetic start: under equal positions, a token's score with its copy is above that with any other token."""
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(width=64, num_heads=2, num_kv_heads=2), vocab_size=VOCAB)
+    attention = model.layers[0].self_attn
+    x = model.layers[0].input_layernorm(model.embed_tokens.weight)
+    q = attention.q_proj(x).unflatten(-1, (2, -1)).transpose(0, 1)
+    k = attention.k_proj(x).unflatten(-1, (2, -1)).transpose(0, 1)
+    scores = q @ k.mT
+    assert (scores.argmax(-1) == torch.arange(VOCAB)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"width": 30}, "width=30"), ({"num_kv_heads": 3}, "num_kv_heads=3"), ({"width": 12, "num_heads": 4}, "even")],
+)
+def test_bad_sizes_are_named(settings: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        LlamaConfig(**settings)

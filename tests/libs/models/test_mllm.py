@@ -1,0 +1,169 @@
+"""The whole model: images among words, packed branches, folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rebus.data.encoding import Encoder, EncodingConfig, Row, attention_allowed
+from rebus.data.sample import Sample, Segment
+from rebus.data.tokenizer import Tokenizer, TokenizerConfig
+from rebus.errors import DataLossError, InvalidArgumentError, NotFoundError
+from rebus.models import load_model, save_model
+from rebus.models.io import CONFIG_FILE, WEIGHTS_FILE, load_tensors, save_tensors
+from rebus.models.mllm import Mllm, MllmConfig
+from rebus.models.packing import pack_rows
+
+TOKENIZER = Tokenizer.train(["what is this? a red cube. yes no two"], TokenizerConfig(vocab_size=280))
+
+
+def build(**decoder: object) -> Mllm:
+    torch.manual_seed(0)
+    config = MllmConfig(
+        encoder={"name": "conv-vit", "image_size": 64, "channels": [4, 8, 8, 16]},
+        connector={"name": "average-pool", "grid_side": 2},
+        decoder={"name": "llama", "width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "hidden_width": 48, **decoder},
+        vocab_size=TOKENIZER.vocab_size,
+        image_token_id=TOKENIZER.image_token_id,
+    )
+    return Mllm(config).eval()
+
+
+def encode(*segments: Segment, num_images: int = 0) -> Row:
+    encoder = Encoder(TOKENIZER, image_tokens=4, config=EncodingConfig())
+    return encoder.encode(Sample(id="x", segments=segments, media=[b""] * num_images))
+
+
+def rows() -> list[Row]:
+    """An image with two questions, two images with text between and one question, plain text, an image in a branch."""
+    image = Segment(type="image", media=0)
+    ask, told = Segment(text="what is this?"), Segment(text="a red cube.", role="assistant", loss=True)
+
+    def branch(segment: Segment, at: int) -> Segment:
+        return Segment(**{**vars(segment), "branch": at})
+
+    return [
+        encode(image, branch(ask, 1), branch(told, 1), branch(Segment(text="this?"), 2), branch(told, 2), num_images=1),
+        encode(image, ask, Segment(type="image", media=1), branch(ask, 1), branch(told, 1), num_images=2),
+        encode(told),
+        encode(ask, branch(image, 1), branch(told, 1), num_images=1),
+    ]
+
+
+def dense(model: Mllm, row: Row, features: Tensor | None) -> Tensor:
+    """Hidden states ``[S, D]`` of one row by the masked path."""
+    ids, positions = (torch.from_numpy(a)[None] for a in (row.input_ids, row.positions))
+    mask = torch.from_numpy(attention_allowed(row.branches))[None]
+    return model.decode(model.embed(ids, features), positions, mask)[0]
+
+
+def test_packed_rows_equal_masked_rows_forward_and_gradient() -> None:
+    model = build()
+    batch = rows()
+    pixels = [torch.randn(len(row.images), 3, 64, 64) for row in batch]
+    packed = pack_rows(batch, image_token_id=TOKENIZER.image_token_id)
+    features = model.encode_images(torch.stack([pixels[row][index] for row, index in packed.images]))
+    flat = model.forward_packed(packed, features)
+
+    # Prefixes of all rows come first, then branches, each in order.
+    prefixes = [np.flatnonzero(row.branches == 0) for row in batch]
+    branches = [np.flatnonzero(row.branches == k) for row in batch for k in range(1, row.branches.max() + 1)]
+    owners = [0, 1, 2, 3, 0, 0, 1, 3]
+    each = [dense(model, row, model.encode_images(p) if len(p) else None) for row, p in zip(batch, pixels, strict=True)]
+    expected = torch.cat([each[owner][at] for owner, at in zip(owners, prefixes + branches, strict=True)])
+    torch.testing.assert_close(flat, expected)
+
+    weights = torch.randn_like(flat)
+    got = torch.autograd.grad((flat * weights).sum(), list(model.parameters()), allow_unused=True)
+    want = torch.autograd.grad((expected * weights).sum(), list(model.parameters()), allow_unused=True)
+    for left, right in zip(got, want, strict=True):
+        torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)  # sums of float32 in another order
+
+
+def test_a_branch_equals_the_same_words_alone_after_the_prefix() -> None:
+    model = build()
+    image, ask = Segment(type="image", media=0), Segment(text="what is this?")
+    other = Segment(text="a red cube.", role="assistant", branch=1)
+    packed_row = encode(image, other, Segment(**{**vars(ask), "branch": 2}), num_images=1)
+    alone = encode(image, Segment(**{**vars(ask), "branch": 1}), num_images=1)
+    features = model.encode_images(torch.randn(1, 3, 64, 64))
+
+    together = dense(model, packed_row, features)[packed_row.branches == 2]
+
+    torch.testing.assert_close(together, dense(model, alone, features)[alone.branches == 1])
+
+
+def test_features_take_the_place_of_placeholders_in_order() -> None:
+    model = build()
+    row = rows()[1]
+    features = torch.randn(2, 4, 32)
+    embeds = model.embed(torch.from_numpy(row.input_ids)[None], features)[0]
+    at = torch.from_numpy(row.input_ids == TOKENIZER.image_token_id)
+    torch.testing.assert_close(embeds[at], features.flatten(0, 1))
+    words = torch.from_numpy(row.input_ids)[~at]
+    torch.testing.assert_close(embeds[~at], model.decoder.embed_tokens(words))
+
+
+def test_a_wrong_number_of_images_is_named() -> None:
+    model = build()
+    ids = torch.from_numpy(rows()[0].input_ids)[None]
+    with pytest.raises(InvalidArgumentError, match="the text has 4 image tokens, the images give 8"):
+        model.embed(ids, torch.randn(2, 4, 32))
+    with pytest.raises(InvalidArgumentError, match="the images give 0"):
+        model.embed(ids)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_model_answers_the_same(tmp_path: Path, tied: bool) -> None:
+    model = build(tie_embeddings=tied)
+    save_model(model, tmp_path)
+    state = torch.get_rng_state()
+    loaded = load_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert isinstance(loaded, Mllm)
+    assert loaded.config == model.config
+    features = model.encode_images(torch.randn(1, 3, 64, 64))
+    row = rows()[0]
+    assert torch.equal(dense(loaded, row, features), dense(model, row, features))
+
+
+def test_damaged_folders_are_refused_by_name(tmp_path: Path) -> None:
+    save_model(build(), tmp_path)
+    tensors = load_tensors(tmp_path / WEIGHTS_FILE)
+    config = (tmp_path / CONFIG_FILE).read_text()
+
+    save_tensors({**tensors, "decoder.norm.weight": torch.zeros(31)}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(DataLossError, match=r"decoder.norm.weight is float32 \[31\], expected float32 \[32\]"):
+        load_model(tmp_path)
+    save_tensors({**tensors, "decoder.norm.weight": torch.zeros(32).half()}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(DataLossError, match="float16"):
+        load_model(tmp_path)
+    save_tensors({k: v for k, v in tensors.items() if k != "decoder.norm.weight"}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(DataLossError, match=r"lacks decoder.norm.weight"):
+        load_model(tmp_path)
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"\x80\x04pickle")
+    with pytest.raises(DataLossError, match="unreadable"):
+        load_model(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(NotFoundError, match=r"model.safetensors"):
+        load_model(tmp_path)
+
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**json.loads(config), "architecture": "mlm"}))
+    with pytest.raises(InvalidArgumentError, match="unknown 'mlm'; known: dual-encoder, mllm"):
+        load_model(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**json.loads(config), "vocabsize": 3}))
+    with pytest.raises(InvalidArgumentError, match="did you mean 'vocab_size'"):
+        load_model(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text("{")
+    with pytest.raises(InvalidArgumentError, match="not valid JSON"):
+        load_model(tmp_path)
+
+
+def test_an_encoder_of_another_image_size_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="is 64, the encoder reads 32"):
+        Mllm(MllmConfig(encoder={"name": "vit", "image_size": 32}, vocab_size=9, image_token_id=3))
