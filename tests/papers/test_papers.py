@@ -9,7 +9,7 @@ from rebus import papers, registry
 from rebus.errors import InvalidArgumentError
 from rebus.papers import Status
 
-MARKED = '''
+MARKED = """
 import pytest
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ class TestMany:
     async def test_other(self): ...
 
 def test_plain(): ...
-'''
+"""
 
 
 def component(name: str, *ids: str) -> registry.Component:
