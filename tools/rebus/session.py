@@ -113,7 +113,7 @@ class Session:
             from services.harness.server import NAMES
 
             stack = ExitStack()
-            endpoint = stack.enter_context(hosted(self.own_store_url, services or NAMES))
+            endpoint = stack.enter_context(hosted(self.own_store_url, dict.fromkeys(services or NAMES)))
         with stack:
             yield endpoint
 

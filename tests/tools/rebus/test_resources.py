@@ -9,7 +9,9 @@ import pytest
 from rebus.client import Client
 from rebus.errors import NotFoundError
 from rebus.store import Store, documents
-from rebus.v1.dataset_pb2 import Dataset
+from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.dataset_pb2 import Dataset, ListDatasetsRequest
+from rebus.v1.training_pb2 import Run
 from services.harness.embedded import hosted
 from tests.tools.rebus.conftest import Command
 from tools.rebus import listing, names
@@ -46,6 +48,20 @@ def test_listings_are_json_arrays_of_resources(
     rebus: Command, history: Store, arguments: tuple[str, ...], name: str
 ) -> None:
     assert [item["name"] for item in json.loads(rebus(*arguments, "--format", "json").stdout)] == [name]
+
+
+def test_latest_is_the_newest_job(rebus: Command, history: Store) -> None:
+    documents.create(history, Run(name="runs/z", recipe="name: z", job=JobStatus(state=JobStatus.FAILED)))
+    assert json.loads(rebus("runs", "show", "latest", "-f", "json").stdout)["name"] == "runs/z"
+    assert (
+        json.loads(rebus("lineage", "evaluations/latest", "-f", "json").stdout)["nodes"][0]["name"] == "evaluations/e"
+    )
+    refused = rebus("models", "register", "m", "latest")
+    assert refused.stderr == "error: runs/z is FAILED; only a run that SUCCEEDED can be registered\n"
+
+
+def test_latest_of_nothing_is_one_line(rebus: Command) -> None:
+    assert rebus("runs", "show", "latest").stderr == "error: there are no runs yet\n"
 
 
 def test_an_empty_listing_is_an_empty_array(rebus: Command) -> None:
@@ -87,8 +103,6 @@ def test_a_server_is_called_when_one_is_named(rebus: Command, history: Store, mo
 
 
 def test_listing_walks_pages_and_stops_at_the_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rebus.v1.dataset_pb2 import ListDatasetsRequest
-
     for number in range(7):
         documents.create(store, Dataset(name=f"datasets/d{number}"))
     monkeypatch.setattr(listing, "PAGE_SIZE", 3)

@@ -109,13 +109,13 @@ def samples(
 @connected
 def quarantine(
     session: Session,
-    ingestion: Annotated[str, typer.Argument(help="The ingestion, ingestions/...")],
+    ingestion: Annotated[str, typer.Argument(help="The ingestion; latest is the newest.")],
     limit: LimitOption = 1000,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Lists the bad samples that an ingestion left out, with the reasons."""
-    request = ListQuarantineRequest(parent=names.full("ingestions", ingestion))
     with session.client("ingest") as client:
+        request = ListQuarantineRequest(parent=names.job(client, "ingestions", ingestion))
         found = listing.items(client.ingestions.ListQuarantine, request, "samples", limit)
     if format is Format.JSON:
         print_json(found)

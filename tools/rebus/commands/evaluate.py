@@ -22,7 +22,7 @@ from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_jso
 from tools.rebus.session import Session, connected
 
 app = typer.Typer(no_args_is_help=True, help="Evaluations: create, list, show, look at single answers.")
-EvaluationArgument = Annotated[str, typer.Argument(help="The evaluation.")]
+EvaluationArgument = Annotated[str, typer.Argument(help="The evaluation; latest is the newest.")]
 
 
 @app.command()
@@ -74,7 +74,7 @@ def list_evaluations(session: Session, limit: LimitOption = 20, format: FormatOp
 def show(session: Session, name: EvaluationArgument, format: FormatOption = Format.TABLE) -> None:
     """Shows the scores of an evaluation."""
     with session.client("evaluation") as client:
-        _print_evaluation(client.get(names.full("evaluations", name)), format)
+        _print_evaluation(client.get(names.job(client, "evaluations", name)), format)
 
 
 @app.command()
@@ -88,8 +88,8 @@ def predictions(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Lists single answers beside what is right, and what the model says without the picture."""
-    request = ListPredictionsRequest(parent=names.full("evaluations", name))
     with session.client("evaluation") as client:
+        request = ListPredictionsRequest(parent=names.job(client, "evaluations", name))
         found = listing.matching(
             client.evaluation.ListPredictions,
             request,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rebus.v1.model_pb2 import GetLineageRequest, Lineage, LineageEdge, LineageNode
+from tools.rebus import names
 from tools.rebus.output import Format, FormatOption, print_json, stdout
 from tools.rebus.session import Session, connected
 
@@ -19,12 +20,17 @@ _DIGEST = 12
 @connected
 def lineage(
     session: Session,
-    name: Annotated[str, typer.Argument(help="evaluations/..., indexes/..., models/.../versions/..., runs/..., ...")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A full name: evaluations/latest, runs/..., models/x/versions/1, datasets/x/versions/1"),
+    ],
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Walks from a resource back to all that it was made from, as a tree."""
-    with session.client("training") as client:
-        found: Lineage = client.models.GetLineage(GetLineageRequest(name=name))
+    # Only to find the newest of a collection is its own service needed.
+    services = ("training", names.service_of(name)) if name.endswith(f"/{names.LATEST}") else ("training",)
+    with session.client(*services) as client:
+        found: Lineage = client.models.GetLineage(GetLineageRequest(name=names.resolve(client, name)))
     if format is Format.JSON:
         print_json(found)
     else:

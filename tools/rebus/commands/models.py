@@ -67,12 +67,14 @@ def show(session: Session, version: VersionArgument, format: FormatOption = Form
 def register(
     session: Session,
     model: ModelArgument,
-    run: Annotated[str, typer.Argument(help="The run whose last checkpoint becomes the version.")],
+    run: Annotated[
+        str, typer.Argument(help="The run whose last checkpoint becomes the version; latest is the newest run.")
+    ],
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Registers a run's last checkpoint as a model's next version; the model is made if there is none."""
-    request = CreateModelVersionRequest(parent=names.full("models", model), run=names.full("runs", run))
     with session.client("training") as client:
+        request = CreateModelVersionRequest(parent=names.full("models", model), run=names.job(client, "runs", run))
         _print_version(client.models.CreateModelVersion(request), format)
 
 

@@ -30,7 +30,7 @@ from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fie
 from tools.rebus.session import Session, connected
 
 index = typer.Typer(no_args_is_help=True, help="Indexes: create, list, show, delete.")
-IndexArgument = Annotated[str, typer.Argument(help="The index.")]
+IndexArgument = Annotated[str, typer.Argument(help="The index; latest is the newest.")]
 _NEWEST = 100  # how far back a search without --index looks for a finished one
 
 
@@ -85,15 +85,15 @@ def list_indexes(session: Session, limit: LimitOption = 20, format: FormatOption
 def show(session: Session, name: IndexArgument, format: FormatOption = Format.TABLE) -> None:
     """Shows one index."""
     with session.client("retrieval") as client:
-        _print_index(client.get(names.full("indexes", name)), format)
+        _print_index(client.get(names.job(client, "indexes", name)), format)
 
 
 @index.command()
 @connected
 def delete(session: Session, name: IndexArgument) -> None:
     """Removes an index; it can be built again."""
-    name = names.full("indexes", name)
     with session.client("retrieval") as client:
+        name = names.job(client, "indexes", name)
         client.retrieval.DeleteIndex(DeleteIndexRequest(name=name))
     say(f"removed {name}")
 
@@ -133,7 +133,7 @@ def search(
         raise invalid("search", "say what to look for: words, or --image FILE")
     query = Query(text=text) if image is None else Query(image=read_image(image))
     with session.client("retrieval") as client:
-        name = names.full("indexes", index) if index else newest_index(client)
+        name = names.job(client, "indexes", index) if index else newest_index(client)
         request = SearchRequest(index=name, query=query, top_k=top_k, include_samples=True)
         hits = list(client.retrieval.Search(request).hits)
     for rank, hit in enumerate(hits, start=1):

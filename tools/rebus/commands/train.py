@@ -20,8 +20,8 @@ from tools.rebus.session import Session, connected
 from tools.rebus.settings import overlay, pairs
 
 runs = typer.Typer(no_args_is_help=True, help="Runs, and jobs of every kind: list, show, watch, cancel, resume.")
-RunArgument = Annotated[str, typer.Argument(help="The run.")]
-JobArgument = Annotated[str, typer.Argument(help="A run, or any job by its full name, e.g. indexes/...")]
+RunArgument = Annotated[str, typer.Argument(help="The run; latest is the newest.")]
+JobArgument = Annotated[str, typer.Argument(help="A run, or any job by its full name, e.g. indexes/latest.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Start it and return at once.")]
 
 
@@ -135,15 +135,15 @@ def _age(run: Run) -> str:
 def show(session: Session, run: RunArgument, format: FormatOption = Format.TABLE) -> None:
     """Shows one run: its state, metrics, checkpoint, and the mixture it consumed."""
     with session.client("training") as client:
-        _print_run(client.get(names.full("runs", run)), format)
+        _print_run(client.get(names.job(client, "runs", run)), format)
 
 
 @runs.command()
 @connected
 def watch(session: Session, job: JobArgument, format: FormatOption = Format.TABLE) -> None:
     """Follows a job to its end."""
-    name = job_name(job)
-    with session.client(names.service_of(name)) as client:
+    with session.client(names.service_of(job)) as client:
+        name = names.resolve(client, job)
         done = follow(client, name)
     if format is Format.JSON:
         print_json(done)
@@ -155,8 +155,8 @@ def watch(session: Session, job: JobArgument, format: FormatOption = Format.TABL
 @connected
 def cancel(session: Session, job: JobArgument) -> None:
     """Asks a job to stop."""
-    name = job_name(job)
-    with session.client(names.service_of(name)) as client:
+    with session.client(names.service_of(job)) as client:
+        name = names.resolve(client, job)
         client.cancel(name)
     say(f"{name} was asked to stop")
 
@@ -168,10 +168,5 @@ def resume(
 ) -> None:
     """Starts a failed or cancelled run again from its last checkpoint."""
     with session.client("training") as client:
-        request = ResumeRunRequest(name=names.full("runs", run))
+        request = ResumeRunRequest(name=names.job(client, "runs", run))
         _finish(client, client.training.ResumeRun(request), detach, format)
-
-
-def job_name(name: str) -> str:
-    """A full name as it is; a bare id is a run's."""
-    return name if "/" in name else names.full("runs", name)
