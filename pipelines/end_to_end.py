@@ -57,7 +57,7 @@ class EndToEndOutputs(NamedTuple):
 SCENES = [{"reader": "scenes"}]
 EMOJI = [{"reader": "emoji"}]
 CURATORS = [{"curator": "exact-dedup"}]
-MLLM_BENCHMARKS = [{"benchmark": "scene-questions"}, {"benchmark": "scene-captions"}]
+MLLM_BENCHMARKS = [{"benchmark": name} for name in ("scene-questions", "scene-differences", "scene-captions")]
 EMBEDDER_BENCHMARKS = [{"benchmark": "image-text-retrieval"}]
 
 
