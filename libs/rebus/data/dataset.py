@@ -249,18 +249,15 @@ def _check_columns(reader: DatasetReader, columns: Mapping[str, pa.Array]) -> No
 def _derive(store: Store, dataset: str, base: int, gone: np.ndarray, columns: Mapping[str, pa.Array]) -> Any:
     """Restores Lance version ``base`` as the newest, then adds and deletes on top of it.
 
-    Each commit must directly follow the one before: Lance would otherwise merge two curations of one parent into
-    one. ``CommitConflictError`` tells the caller to start over; what was committed so far is never published.
+    Whatever another writer commits in between (an overwrite, or the restoration that its own derivation starts
+    with) is one that Lance does not merge with ours: it raises ``CommitConflictError``, and the caller starts over.
+    What was committed so far is never published.
     """
     options = store.lance_options
     newest = versions.open_lance(store, dataset)
     current = lance.LanceDataset.commit(newest.uri, lance.LanceOperation.Restore(base), storage_options=options)
     if columns:
-        expected = current.version + 1
-        table = pa.table(dict(columns))
-        current.add_columns(table.to_reader())
-        if current.version != expected:
-            raise CommitConflictError(f"{dataset}: another writer committed meanwhile")
+        current.add_columns(pa.table(dict(columns)).to_reader())
     if not len(gone):
         return current
     row_ids = current.to_table(columns=["id"], with_row_id=True).column("_rowid").to_numpy()[gone]

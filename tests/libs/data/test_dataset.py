@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -310,6 +311,45 @@ def _write_concurrently(store: Store) -> None:
             assert found == [f"s{i}" for i in range(12) if i not in (index, index + 1)]
         assert open_version(store, version.name).verify() == []
     assert documents.get(store, Dataset, DATASET).latest_version == "datasets/x/versions/7"
+
+
+@pytest.mark.parametrize("rival", ["write", "derive"])
+@pytest.mark.parametrize("method", ["commit", "add_columns"])
+def test_a_rival_between_two_commits_of_a_derivation_is_noticed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, method: str, rival: str
+) -> None:
+    parent = write_version(store, DATASET, samples(6)).name
+    real = getattr(lance.LanceDataset, method)
+    won: list[DatasetVersion] = []
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        """Lets a rival publish right before the second commit."""
+        is_restore = any(isinstance(a, lance.LanceOperation.Restore) for a in args)
+        if not won and not is_restore:
+            won.append(DatasetVersion())
+            other = derive_version(store, parent, drop=[5]) if rival == "derive" else None
+            won[0] = other or write_version(store, DATASET, samples(2, "new"))
+        return real(*args, **kwargs)
+
+    wrapper: Any = staticmethod(late) if method == "commit" else late
+    monkeypatch.setattr(lance.LanceDataset, method, wrapper)
+
+    mine = derive_version(store, parent, drop=[0], columns={"k": pa.array(range(6))})
+
+    assert open_version(store, mine.name).table(["id", "k"]).to_pydict() == {
+        "id": [f"s{i}" for i in range(1, 6)],
+        "k": [1, 2, 3, 4, 5],
+    }
+    expected = [f"s{i}" for i in range(5)] if rival == "derive" else ["new0", "new1"]
+    assert [s.id for s in open_version(store, won[0].name).scan()] == expected
+    assert [won[0].name, mine.name] == [f"{DATASET}/versions/{n}" for n in (2, 3)]
+
+
+def test_the_latest_version_never_moves_back(store: Store) -> None:
+    dataset = Dataset(name=DATASET)
+    for number, latest in [(2, 2), (1, 2), (10, 10), (9, 10)]:
+        versions._advance(dataset, f"{DATASET}/versions/{number}")
+        assert dataset.latest_version == f"{DATASET}/versions/{latest}"
 
 
 def test_one_altered_byte_of_any_object_is_found(store: Store) -> None:

@@ -91,6 +91,20 @@ def test_skin_tones_share_the_family_of_the_plain_emoji(every_emoji: dict[str, t
         ("1f468-200d-1f469-200d-1f467-200d-1f466", "1f46a"),  # family
         ("1f469-200d-2764-fe0f-200d-1f48b-200d-1f468", "1f48f"),  # kiss
         ("1f475-1f3fe", "1f9d3"),  # old woman
+        ("1f474", "1f9d3"),  # old man
+        ("1f478-1f3fb", "1fac5"),  # princess
+        ("1f934", "1fac5"),  # prince
+        ("1f385", "1f9d1-200d-1f384"),  # Santa Claus
+        ("1f936", "1f9d1-200d-1f384"),  # Mrs. Claus
+        ("1f57a", "1f483"),  # man dancing
+        ("1f930", "1fac4"),  # pregnant woman
+        ("1fac3", "1fac4"),  # pregnant man
+        ("1f467", "1f9d2"),  # girl
+        ("1f46b", "1f9d1-200d-1f91d-200d-1f9d1"),  # woman and man holding hands
+        ("1f46c", "1f9d1-200d-1f91d-200d-1f9d1"),
+        ("1f46d", "1f9d1-200d-1f91d-200d-1f9d1"),
+        ("1f469-200d-2764-fe0f-200d-1f469", "1f491"),  # couple with heart
+        ("1faf1-1f3fb-200d-1faf2-1f3ff", "1f91d"),  # handshake
         ("1f6ba", "1f6b9"),  # women's room
         ("1f1eb-1f1ef", "1f1eb-1f1ef"),  # flag of Fiji
         ("27a1", "27a1"),  # the arrow itself
