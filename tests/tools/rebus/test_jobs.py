@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,16 @@ from rebus.client import Client
 from rebus.v1.common_pb2 import JobEvent
 from tests.tools.rebus.conftest import Command
 from tools.rebus import follow
+
+# Jobs outlive the command that starts them, so their handles are dropped while they may still run.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _drop_handles() -> Iterator[None]:
+    """Within the test's own filter for warnings."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def test_too_many_bad_samples_fail_in_one_line(rebus: Command, pictures: Path) -
     assert failed.exit_code == 1
     assert len(errors) == 1
     assert "3 of 14 samples are bad" in errors[0]
-    assert rebus("datasets", "versions", "reds").exit_code == 1
+    assert json.loads(rebus("datasets", "versions", "reds", "-f", "json").stdout) == []
 
 
 def test_a_bad_source_is_refused_in_one_line_before_anything_runs(rebus: Command, tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines import local
+from rebus.client import Client
 from rebus.v1.evaluation_pb2 import Evaluation
 from tools.rebus.commands.evaluate import print_scores
-from tools.rebus.output import duration, print_table, say
+from tools.rebus.output import duration, print_table, say, stderr, stdout
 from tools.rebus.quickstart import demo
 from tools.rebus.quickstart.bars import Reached, judge
 from tools.rebus.quickstart.sizes import Size, arguments
@@ -29,6 +30,7 @@ def quickstart(
         Size, typer.Option(help="full meets the bars; smoke only shows that every step works.")
     ] = Size.FULL,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of training and evaluation.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the report.")] = FOLDER / "report.html",
     check: Annotated[bool, typer.Option("--check", help="Exit code 1 if a bar is missed.")] = False,
     revision: Annotated[
         str, typer.Option(help="Another value makes everything anew; results of equal requests are reused.")
@@ -49,13 +51,32 @@ def quickstart(
                 on_progress=view,
             )
         evaluations: list[Evaluation] = [client.get(outputs[f"{part}_evaluation"]) for part in ("mllm", "embedder")]
+        _write_report(client, outputs, {"size": size.value, "seed": str(seed)}, output)
         reached = _print_results(evaluations)
         demo.answer_questions(client, outputs["mllm_model"], outputs["mllm_dataset"])
         demo.search(client, outputs["embedder_index"])
-    say(f"done in {duration(time.monotonic() - started)}")
+    took = duration(time.monotonic() - started)
+    stdout().print(f"\nReport: {output.resolve()} (everything took {took})", soft_wrap=True, markup=False)
     if check and not all(bar.passed for bar in reached):
         say("a bar was missed", style="red")
         raise typer.Exit(1)
+
+
+def _write_report(client: Client, outputs: Mapping[str, str], facts: Mapping[str, str], output: Path) -> None:
+    with stderr().status("writing the report"):
+        from tools.report.collect import collect
+        from tools.report.render import render
+
+        data = collect(
+            client,
+            title="Rebus quickstart",
+            subtitle="Two models from pictures to scores: one answers questions, one finds pictures by their names.",
+            evaluations=[outputs["mllm_evaluation"], outputs["embedder_evaluation"]],
+            indexes=[outputs["embedder_index"]],
+            facts=facts,
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(render(data), encoding="utf-8")
 
 
 def _print_results(evaluations: Sequence[Evaluation]) -> list[Reached]:
