@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -40,20 +41,19 @@ class LocalExecutor:
     def __init__(self, store: Store, cache_dir: Path) -> None:
         self._store = store
         self._cache_dir = cache_dir
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[int] = []
+        self._lock = threading.Lock()
 
     def submit(self, name: str) -> None:
         """Starts a supervisor in a session of its own, so that it survives this process."""
-        self._reap()
         command = [sys.executable, "-m", "rebus.jobs.supervisor", "--store", self._store.url, "--name", name]
-        child = subprocess.Popen(
-            [*command, "--cache-dir", str(self._cache_dir)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._children.append(child)
+        command += ["--cache-dir", str(self._cache_dir)]
+        silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+        # Not `subprocess`: its objects complain when they go away before their process does, which is the point here.
+        child = os.posix_spawn(sys.executable, command, os.environ, file_actions=silent, setsid=True)
+        with self._lock:  # and takes those that ended off the process table
+            self._children = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG)[0] == 0]
+            self._children.append(child)
 
     def cancel(self, name: str) -> None:
         """Sends SIGTERM to the job's supervisor; a job without a process is ended here."""
@@ -85,6 +85,3 @@ class LocalExecutor:
         except (OSError, ValueError, KeyError, psutil.Error):
             return None
         return process if alive else None
-
-    def _reap(self) -> None:
-        self._children = [child for child in self._children if child.poll() is None]
