@@ -57,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(column, justify=justify, overflow="fold")
     for row in texts:
         table.add_row(*map(escape, row))
-    stdout().print(table)
+    _print(table)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -68,7 +68,16 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     for name, value in fields:
         if text := _text(value):
             table.add_row(escape(name), escape(text))
-    stdout().print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """Without the blanks that pad the last column."""
+    console = stdout()
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def print_json(value: Any) -> None:
