@@ -58,7 +58,8 @@ def gc(
     folders: Counter[str] = Counter()
     for info in found:
         folders["/".join(info.path.split("/")[:2])] += info.size
-    print_table(("below", "size"), ((folder, size(total)) for folder, total in sorted(folders.items())))
+    if folders:
+        print_table(("below", "size"), ((folder, size(total)) for folder, total in sorted(folders.items())))
     verb = "would be removed" if dry_run else "removed"
     say(f"{len(found)} objects, {size(sum(info.size for info in found))}, {verb}")
 
