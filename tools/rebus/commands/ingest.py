@@ -24,7 +24,9 @@ def ingest(
     session: Session,
     reader: Annotated[str, typer.Argument(help="How to read: image-folder, llava, text, emoji, scenes, ...")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to write a new version of.")],
-    path: Annotated[Path | None, typer.Argument(help="What to read; none for readers that make samples.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="What to read, on the server's machine; none for readers that make samples.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader; repeatable.")
     ] = None,

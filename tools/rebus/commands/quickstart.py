@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from pipelines import local
 from rebus.client import Client
 from rebus.v1.evaluation_pb2 import Evaluation
 from tools.rebus.commands.evaluate import print_scores
+from tools.rebus.follow import INTERRUPTED
 from tools.rebus.output import duration, print_table, say, stderr, stdout
 from tools.rebus.quickstart import demo
 from tools.rebus.quickstart.bars import Reached, judge
@@ -42,14 +43,7 @@ def quickstart(
     """
     started = time.monotonic()
     with session.client() as client:
-        with PipelineView() as view:
-            outputs = local.run(
-                "end-to-end",
-                arguments(size, seed, revision),
-                endpoint=client.endpoint,
-                folder=FOLDER / f"{size}-{seed}",
-                on_progress=view,
-            )
+        outputs = _run_pipeline(client, arguments(size, seed, revision), FOLDER / f"{size}-{seed}")
         evaluations: list[Evaluation] = [client.get(outputs[f"{part}_evaluation"]) for part in ("mllm", "embedder")]
         _write_report(client, outputs, {"size": size.value, "seed": str(seed)}, output)
         reached = _print_results(evaluations)
@@ -60,6 +54,16 @@ def quickstart(
     if check and not all(bar.passed for bar in reached):
         say("a bar was missed", style="red")
         raise typer.Exit(1)
+
+
+def _run_pipeline(client: Client, values: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The outputs of the pipeline: resource names."""
+    try:
+        with PipelineView() as view:
+            return local.run("end-to-end", values, endpoint=client.endpoint, folder=folder, on_progress=view)
+    except KeyboardInterrupt:
+        say("stopped; the job at work goes on, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _write_report(client: Client, outputs: Mapping[str, str], facts: Mapping[str, str], output: Path) -> None:
