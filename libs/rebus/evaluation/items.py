@@ -32,8 +32,9 @@ class Item:
 
     @property
     def blind_prompt(self) -> Prompt:
-        """The same prompt with every image removed."""
-        return Prompt(segments=[segment for segment in self.prompt.segments if segment.type != "image"])
+        """The same prompt with every image removed; where nothing is left, an answer that is still empty."""
+        told = [segment for segment in self.prompt.segments if segment.type != "image"]
+        return Prompt(segments=told or [Segment(role="assistant")])
 
 
 def items_of(sample: Sample) -> Iterator[Item]:

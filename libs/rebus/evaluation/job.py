@@ -83,7 +83,7 @@ def _evaluate(ctx: JobContext, evaluation: Evaluation, model: ModelVersion) -> M
     evaluation.scores.extend(score for outcome in outcomes for score in outcome.scores)
     predictions = [prediction for outcome in outcomes for prediction in outcome.predictions]
     ctx.progress(1.0, "publishing")
-    shown = {prediction.sample_id for prediction in examples(predictions)}
+    shown = {example.prediction.sample_id for example in examples(predictions)}
     images = images_of(ctx.store, [spec.dataset_version for spec in evaluation.benchmarks], shown)
     return outputs.publish(ctx.store, evaluation, predictions, images)
 

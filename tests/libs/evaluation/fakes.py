@@ -14,7 +14,7 @@ from rebus.evaluation.benchmark import Context
 from rebus.evaluation.items import items_of
 from rebus.generation import Completion, Prompt, Sampling
 from rebus.store import Store
-from tests.libs.generation.tiny import png
+from tests.tiny_model import png
 
 
 class FakeGenerator:

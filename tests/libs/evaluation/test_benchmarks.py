@@ -237,9 +237,10 @@ def test_retrieval_by_hand(store: Store) -> None:
     # German names three pictures: de 1 and de 2 find theirs, de 3 finds e0.
     german = find(outcome, "text_to_image_de", "recall_at_1")
     assert (german.value, german.num_items, german.chance) == (pytest.approx(2 / 3), 3, 0.25)
-    told = {p.question: p for p in outcome.predictions if p.group == "text_to_image"}
-    assert (told["dog face"].prediction, told["dog face"].references, told["dog face"].score) == ("e3", ["e1"], 0.0)
-    assert told["red heart"].references == ["e0", "e2"]
+    told = {p.sample_id: p for p in outcome.predictions if p.group == "text_to_image"}
+    dog, heart = told["e1"], told["e0"]
+    assert (dog.question, dog.prediction, list(dog.references), dog.score) == ("dog face", "sun", ["dog face"], 0.0)
+    assert (heart.prediction, list(heart.references), heart.score) == ("red heart", ["Red heart", "red heart"], 1.0)
 
 
 @pytest.mark.parametrize(("relevant", "total"), [(1, 7), (2, 5), (3, 3)])

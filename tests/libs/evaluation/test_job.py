@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from rebus.data.dataset import write_version
-from rebus.data.scenes import ScenesConfig, generate_samples
 from rebus.errors import CancelledError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from rebus.evaluation import job, outputs
-from rebus.jobs.context import JobContext
 from rebus.jobs.events import EventLog
-from rebus.models import save_model
 from rebus.store import Store, documents, manifests
 from rebus.store.maintenance import fsck
-from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.evaluation_pb2 import BenchmarkSpec, Evaluation, Prediction
-from rebus.v1.model_pb2 import Model, ModelVersion
-from tests.libs.generation.tiny import tiny_model, tiny_tokenizer
-
-MODEL, DATASET = "models/tiny/versions/1", "datasets/scenes/versions/1"
-
-
-def put_model(store: Store, folder: Path, architecture: str = "mllm") -> None:
-    tokenizer = tiny_tokenizer()
-    save_model(tiny_model(tokenizer), folder)
-    tokenizer.save(folder)
-    for path in folder.iterdir():
-        store.upload(path, f"{MODEL}/{path.name}")
-    digest = manifests.publish(store, MODEL).digest
-    documents.create(store, ModelVersion(name=MODEL, architecture=architecture, digest=digest))
-    documents.create(store, Model(name="models/tiny", aliases={"champion": MODEL}, latest_version=MODEL))
+from rebus.v1.model_pb2 import ModelVersion
+from tests.parsed_page import Parsed
+from tests.stored_evaluation import MODEL, fill, spec, start
 
 
 @pytest.fixture
 def filled(store: Store, tmp_path: Path) -> Store:
     """A store with a model version and a dataset version of scenes."""
-    put_model(store, tmp_path / "model")
-    settings = ScenesConfig(num_scenes=12, num_pairs=4, num_texts=0, image_size=16, questions_per_scene=4)
-    samples = list(generate_samples(settings))
-    names = [sample.id for sample in samples]
-    held_out = {names[at] for at in (0, 3, 6, 12, 15)}
-    dealt = [dataclasses.replace(s, split="test" if s.id in held_out else "train") for s in samples]
-    assert write_version(store, "datasets/scenes", dealt).name == DATASET
+    fill(store, tmp_path / "model")
     return store
 
 
-def start(store: Store, *benchmarks: BenchmarkSpec, name: str = "evaluations/e1") -> JobContext:
-    """A running evaluation, as the executor would start it."""
-    checked = job.checked_evaluation(
-        store, Evaluation(model_version="models/tiny/versions/champion", benchmarks=benchmarks, seed=5)
-    )
-    checked.name = name
-    checked.job.state = JobStatus.RUNNING
-    documents.create(store, checked)
-    return JobContext(store, name, Path(store.url.removeprefix("file://")).parent / "cache")
-
-
-def spec(benchmark: str, **fields: str | int) -> BenchmarkSpec:
-    return BenchmarkSpec(benchmark=benchmark, dataset_version=DATASET, **fields)  # pyright: ignore[reportArgumentType]
-
-
 def test_scores_predictions_and_lineage_are_published(filled: Store) -> None:
-    ctx = start(filled, spec("scene-questions"), spec("scene-differences"))
+    benchmarks = ("scene-questions", "scene-differences", "scene-captions")
+    ctx = start(filled, *(spec(name) for name in benchmarks))
     job.run(ctx)
     ctx.flush()
 
@@ -73,9 +35,9 @@ def test_scores_predictions_and_lineage_are_published(filled: Store) -> None:
     assert done.model_version == MODEL
     assert done.model_digest == documents.get(filled, ModelVersion, MODEL).digest
     assert done.digest == manifests.read(filled, done.name).digest
-    assert dict(done.benchmark_versions) == {"scene-questions": "1", "scene-differences": "1"}
+    assert dict(done.benchmark_versions) == dict.fromkeys(benchmarks, "1")
     assert done.code_revision
-    assert {score.benchmark for score in done.scores} == {"scene-questions", "scene-differences"}
+    assert {score.benchmark for score in done.scores} == set(benchmarks)
     assert all(score.low <= score.value <= score.high for score in done.scores)
     assert fsck(filled) == []
 
@@ -86,7 +48,9 @@ def test_scores_predictions_and_lineage_are_published(filled: Store) -> None:
     assert sum(exact) / len(exact) == next(s.value for s in done.scores if s.group == "difference")
     events = [event.kind for event in EventLog(filled, "evaluations/e1").read(0)]
     assert events.count("score") == len(done.scores)
-    assert "data:image/png;base64," in filled.get("evaluations/e1/report.html").decode()
+    page = Parsed(filled.get("evaluations/e1/report.html").decode())
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.find("img"))
+    assert all(f"{score.value:.3f}" in page.text for score in done.scores)
 
 
 def test_the_same_evaluation_gives_the_same_bytes(filled: Store) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rebus.data.tokenizer import Tokenizer
 from rebus.generation.detokenizer import Detokenizer
-from tests.libs.generation.tiny import tiny_tokenizer
+from tests.tiny_model import tiny_tokenizer
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from rebus.generation.requests import GenerationLimits, Prompt, Sampling
 from rebus.models import save_model
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm
-from tests.libs.generation.tiny import png, question, tiny_encoder, tiny_model, tiny_processor, tiny_tokenizer
+from tests.tiny_model import png, question, tiny_encoder, tiny_model, tiny_processor, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_model(TOKENIZER)

@@ -178,20 +178,17 @@ def _predictions(
     candidates: Sequence[Candidate],
     names: Sequence[str],
 ) -> list[Prediction]:
-    """What came first for each query, by the sample's id from text and by the name from a picture."""
-    from_text = group == TEXT_TO_IMAGE
-    ids = [candidate.sample_id for candidate in candidates]
-    shown: Sequence[str] = ids if from_text else names
+    """The name of what came first for each query; a picture's question is the picture itself."""
     best: list[int] = np.argmax(similarities, axis=1).tolist()
     return [
         Prediction(
             benchmark=NAME,
             group=group,
-            sample_id=ids[at],
-            question=names[at] if from_text else ids[at],
-            prediction=shown[first],
-            references=sorted({shown[wanted] for wanted in relevant[at]}),
-            score=float(first in relevant[at]),
+            sample_id=candidate.sample_id,
+            question=names[at] if group == TEXT_TO_IMAGE else "",
+            prediction=names[best[at]],
+            references=sorted({names[wanted] for wanted in relevant[at]}),
+            score=float(best[at] in relevant[at]),
         )
-        for at, first in enumerate(best)
+        for at, candidate in enumerate(candidates)
     ]

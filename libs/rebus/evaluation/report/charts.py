@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from rebus.v1.evaluation_pb2 import Score
 
-_WIDTH, _LABELS, _VALUES = 760, 250, 150
-_ROW, _TOP = 30, 26
+_WIDTH, _LABELS, _VALUES = 1040, 270, 190
+_ROW, _TOP = 27, 28
 _PLOT = _WIDTH - _LABELS - _VALUES
 # Baselines in the order drawn: field of the score, its name for people.
 BASELINES = (("chance", "chance"), ("majority", "majority"), ("text_only", "text only"))
@@ -26,13 +26,14 @@ def score_bars(scores: Sequence[Score], title: str) -> Markup:
     top = max([1.0, *(math.ceil(max(score.value, score.high)) for score in shown)])
     height = _TOP + _ROW * len(shown) + 6
     parts = [
-        Markup('<svg class="chart bars" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
-            _WIDTH, height, title, title
-        )
+        Markup('<div class="scroll"><svg class="chart bars" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+            _WIDTH, height, title
+        ),
+        Markup("<title>{}</title>").format(title),
     ]
     parts += [_gridline(top * step / 4, top, height) for step in range(5)]
     parts += [_bar(score, _TOP + _ROW * at, top) for at, score in enumerate(shown)]
-    return Markup("").join([*parts, Markup("</svg>")])
+    return Markup("").join([*parts, Markup("</svg></div>")])
 
 
 def label_of(score: Score) -> str:
@@ -59,8 +60,8 @@ def _bar(score: Score, y: int, top: float) -> Markup:
         Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(
             _LABELS - 12, middle + 4, label_of(score)
         ),
-        Markup('<rect class="bar" x="{}" y="{}" width="{}" height="14" rx="3"/>').format(
-            _LABELS, middle - 7, round(_x(score.value, top) - _LABELS, 1)
+        Markup('<rect class="bar" x="{}" y="{}" width="{}" height="12" rx="3"/>').format(
+            _LABELS, middle - 6, round(_x(score.value, top) - _LABELS, 1)
         ),
         Markup('<path class="whisker" d="M{a} {y1}V{y2}M{a} {m}H{b}M{b} {y1}V{y2}"/>').format(
             a=_x(score.low, top), b=_x(score.high, top), m=middle, y1=middle - 4, y2=middle + 4
@@ -82,12 +83,15 @@ def _shape(baseline: str, x: float, y: float) -> Markup:
     return Markup('<circle class="mark text-only" cx="{}" cy="{}" r="5"/>').format(x, y)
 
 
-def legend() -> Markup:
+def baselines_of(scores: Sequence[Score]) -> list[tuple[str, str]]:
+    """The baselines that at least one of ``scores`` has: field and name."""
+    return [(field, name) for field, name in BASELINES if any(score.HasField(field) for score in scores)]
+
+
+def legend(scores: Sequence[Score]) -> Markup:
     """What the marks of ``score_bars`` mean."""
-    marks = Markup("").join(
-        Markup('<span><svg viewBox="0 0 24 24" aria-hidden="true">{}</svg>{}</span>').format(_shape(name, 12, 12), text)
-        for name, text in BASELINES
-    )
+    item = Markup('<span><svg viewBox="0 0 24 24" aria-hidden="true">{}</svg>{}</span>')
+    marks = Markup("").join(item.format(_shape(field, 12, 12), name) for field, name in baselines_of(scores))
     return Markup('<p class="legend"><span><i class="swatch"></i>model, 95 % interval</span>{}</p>').format(marks)
 
 

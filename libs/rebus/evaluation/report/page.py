@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rebus.data.images import sniff_format
-from rebus.evaluation.report.charts import BASELINES, legend, number, score_bars
+from rebus.evaluation.report.charts import baselines_of, legend, number, score_bars
 from rebus.v1.evaluation_pb2 import Evaluation, Prediction, Score
 
-_RIGHT = 0.5  # a score from here on counts as right in the marks beside answers
 # A picture that is none of the formats we read: shown as a broken image, never as markup.
 _UNKNOWN_MIME = "application/octet-stream"
 
@@ -28,7 +28,7 @@ def environment() -> Environment:
     )
     env.filters["data_uri"] = data_uri
     env.filters["number"] = number
-    env.globals.update(score_bars=score_bars, legend=legend, baselines=BASELINES, by_benchmark=by_benchmark)
+    env.globals.update(score_bars=score_bars, legend=legend, baselines_of=baselines_of, by_benchmark=by_benchmark)
     return env
 
 
@@ -47,29 +47,49 @@ def by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:
     return dict(grouped)
 
 
-def is_right(prediction: Prediction) -> bool:
-    """Whether an answer is marked as right."""
-    return prediction.score >= _RIGHT
+def graded_groups(predictions: Sequence[Prediction]) -> set[tuple[str, str]]:
+    """Benchmark and group of those predictions whose scores are not just 0 and 1, such as captions."""
+    return {(p.benchmark, p.group) for p in predictions if p.score not in (0.0, 1.0)}
 
 
-def examples(predictions: Sequence[Prediction], *, each: int = 3) -> list[Prediction]:
-    """Up to ``each`` right and ``each`` wrong answers of every group, the first ones in order."""
-    taken: dict[tuple[str, str, bool], list[Prediction]] = defaultdict(list)
+@dataclass(frozen=True)
+class Example:
+    """A prediction worth showing."""
+
+    prediction: Prediction
+    # ``None`` where the metric has no right and wrong, only better and worse.
+    right: bool | None
+
+    @property
+    def title(self) -> str:
+        """``scene-questions · color``."""
+        parts = (self.prediction.benchmark, self.prediction.group.replace("_", " "))
+        return " · ".join(part for part in parts if part)
+
+
+def examples(predictions: Sequence[Prediction], *, each: int = 3) -> list[Example]:
+    """Up to ``each`` right and ``each`` wrong answers of every group, the first ones in order.
+
+    Of a group without right and wrong, the first ``2 * each``.
+    """
+    graded = graded_groups(predictions)
+    taken: dict[tuple[str, str, bool | None], list[Example]] = {}
     for prediction in predictions:
-        kept = taken[prediction.benchmark, prediction.group, is_right(prediction)]
-        if len(kept) < each:
-            kept.append(prediction)
-    return [prediction for key in sorted(taken, key=lambda k: (k[0], k[1], not k[2])) for prediction in taken[key]]
+        group = (prediction.benchmark, prediction.group)
+        right = None if group in graded else prediction.score == 1.0
+        kept = taken.setdefault((*group, right), [])
+        if len(kept) < (2 * each if right is None else each):
+            kept.append(Example(prediction, right))
+    return [example for key in sorted(taken, key=lambda k: (k[0], k[1], not k[2])) for example in taken[key]]
 
 
 def render_evaluation(
     evaluation: Evaluation, predictions: Sequence[Prediction], images: Mapping[str, Sequence[bytes]]
 ) -> str:
     """The page of one evaluation: charts, the score table, answers with those pictures that ``images`` has."""
-    grouped: dict[str, list[tuple[Prediction, bool, Sequence[bytes]]]] = defaultdict(list)
-    for prediction in examples(predictions):
-        title = " · ".join(part for part in (prediction.benchmark, prediction.group) if part)
-        grouped[title].append((prediction, is_right(prediction), images.get(prediction.sample_id, ())))
+    grouped: dict[str, list[tuple[Example, Sequence[bytes]]]] = defaultdict(list)
+    for example in examples(predictions):
+        grouped[example.title].append((example, images.get(example.prediction.sample_id, ())))
     facts = {
         "model version": evaluation.model_version,
         "model digest": evaluation.model_digest[:16],
