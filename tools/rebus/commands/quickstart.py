@@ -11,6 +11,7 @@ import typer
 
 from pipelines import local
 from rebus.client import Client
+from rebus.jobs.revision import code_revision
 from rebus.v1.evaluation_pb2 import Evaluation
 from tools.rebus.commands.evaluate import print_scores
 from tools.rebus.follow import INTERRUPTED
@@ -34,16 +35,16 @@ def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the report.")] = FOLDER / "report.html",
     check: Annotated[bool, typer.Option("--check", help="Exit code 1 if a bar is missed.")] = False,
     revision: Annotated[
-        str, typer.Option(help="Another value makes everything anew; results of equal requests are reused.")
-    ] = "",
+        str | None, typer.Option(help="Results made under the same value are reused. Default: the code's revision.")
+    ] = None,
 ) -> None:
     """Runs the whole of Rebus once: ingest, curate, train, register, index, evaluate, promote, report.
 
-    What an earlier run made on the same store is reused.
+    What an earlier run of the same code made on the same store is reused.
     """
     started = time.monotonic()
     with session.client() as client:
-        outputs = _run_pipeline(client, arguments(size, seed, revision), FOLDER / f"{size}-{seed}")
+        outputs = _run_pipeline(client, arguments(size, seed, revision or code_revision()), FOLDER / f"{size}-{seed}")
         evaluations: list[Evaluation] = [client.get(outputs[f"{part}_evaluation"]) for part in ("mllm", "embedder")]
         _write_report(client, outputs, {"size": size.value, "seed": str(seed)}, output)
         reached = _print_results(evaluations)
