@@ -5,7 +5,6 @@ Only what parses the command line is imported here; services, torch and the rest
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import typer
@@ -27,9 +26,6 @@ from tools.rebus.commands import (
 )
 from tools.rebus.errors import RebusGroup
 from tools.rebus.session import DebugOption, EndpointOption, Settings, StoreOption
-
-# gRPC's core writes to stderr on its own; what matters reaches people as an error of the call.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 app = typer.Typer(cls=RebusGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
