@@ -21,11 +21,11 @@ SEARCHES = ("red heart", "cat")
 
 def answer_questions(client: Client, model: str, dataset: str) -> None:
     """Asks the model the first questions of a held-out picture, each beside the right answer."""
-    sample, pairs = _questions(client, dataset)
+    sample, asked = _questions(client, dataset)
     picture = next(segment.image for segment in sample.segments if segment.WhichOneof("content") == "image")
     console = stdout()
     console.print(f"\nQuestions about the held-out picture {sample.id}, answered live by {model}:", style="bold")
-    for question, right in pairs:
+    for question, right in asked:
         console.print(f"  {question} ", end="", markup=False)
         segments = [Segment(image=picture, role=Segment.USER), Segment(text=question, role=Segment.USER)]
         answer = stream(client, GenerateRequest(model_version=model, segments=segments), echo=False)
@@ -37,13 +37,13 @@ def _questions(client: Client, dataset: str) -> tuple[Sample, list[tuple[str, st
     samples = client.datasets.ListSamples(ListSamplesRequest(parent=dataset, split="test", page_size=100)).samples
     for sample in samples:
         pictures = sum(segment.WhichOneof("content") == "image" for segment in sample.segments)
-        pairs = list(_pairs(sample))
-        if pictures == 1 and pairs:
-            return sample, pairs[:QUESTIONS]
+        asked = list(pairs(sample))
+        if pictures == 1 and asked:
+            return sample, asked[:QUESTIONS]
     raise NotFoundError(f"{dataset} has no held-out picture with questions")
 
 
-def _pairs(sample: Sample) -> Iterator[tuple[str, str]]:
+def pairs(sample: Sample) -> Iterator[tuple[str, str]]:
     """Questions and answers of a sample's branches, one of each kind."""
     kinds: set[str] = set()
     questions = {s.branch: s.text for s in sample.segments if s.branch and s.role == Segment.USER and s.text}
