@@ -27,6 +27,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "curator": ("rebus.data.curators",),
     "mixer": ("rebus.data.mixers",),
     "encoder": ("rebus.models.encoders",),
+    "text-encoder": ("rebus.models.text_encoders",),
     "connector": ("rebus.models.connectors",),
     "decoder": ("rebus.models.decoders",),
     "objective": ("rebus.objectives",),

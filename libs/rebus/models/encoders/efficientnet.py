@@ -7,6 +7,7 @@ and evaluation.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,9 +37,15 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 
+# The last block of each stage but the first: what ``pool`` reads beside the head.
+POOLED_BLOCKS = frozenset((2, 4, 7, 10, 14, 15))
+# Side of the thumbnail that ``pool`` appends: where which colour stands.
+THUMBNAIL = 8
+
 # What the weights were trained on: 224 pixels, (x - 127) / 128.
+_MEAN, _STD = 127 / 255, 128 / 255
 PROCESSOR = ImageProcessorConfig(
-    image_size=224, resize="squash", resample="bicubic", mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+    image_size=224, resize="squash", resample="bicubic", mean=(_MEAN, _MEAN, _MEAN), std=(_STD, _STD, _STD)
 )
 
 
@@ -93,7 +100,7 @@ class InvertedResidual(nn.Module):
 
 @register("encoder", "efficientnet-lite0", config=EfficientNetLite0Config)
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0: 3.4M weights, 1280 features for each 32×32 pixels; ImageNet weights by ``load_pretrained``."""
+    """EfficientNet-Lite0: 3.4M weights, 1280 features each 32×32 pixels; ImageNet weights by ``load_pretrained``."""
 
     def __init__(self, config: EfficientNetLite0Config) -> None:
         super().__init__()
@@ -102,7 +109,18 @@ class EfficientNetLite0(nn.Module):
         self.stem = SameConv(3, STEM_WIDTH, 3, stride=2)
         self.blocks = nn.Sequential(*_blocks())
         self.head = SameConv(_STAGES[-1][-1], WIDTH, 1)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def preprocess(self) -> ImageProcessorConfig:
+        """What the weights were trained on, at this encoder's size."""
+        return dataclasses.replace(PROCESSOR, image_size=self.image_size)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of what ``pool`` returns."""
+        depths = [width for index, width in enumerate(_block_widths()) if index in POOLED_BLOCKS]
+        return 3 * (WIDTH + sum(depths)) + 3 * THUMBNAIL**2
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features ``[N, T, 1280]`` of normalised images ``[N, 3, side, side]``, row by row of the grid."""
@@ -110,10 +128,33 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self.head(self.blocks(x)))
         return x.flatten(2).transpose(1, 2)
 
+    def pool(self, pixels: Tensor) -> Tensor:
+        """One vector ``[N, pooled_width]`` an image: statistics of the head and of six depths, and a thumbnail.
+
+        Classifying photographs teaches the last layer to ignore colour and texture; the earlier ones still have them.
+        """
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        x, pooled = F.relu6(self.stem(pixels)), [F.adaptive_avg_pool2d(pixels, THUMBNAIL).flatten(1)]
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in POOLED_BLOCKS:
+                pooled += _statistics(x)
+        return torch.cat([*_statistics(F.relu6(self.head(x))), *pooled], dim=1)
+
     def load_pretrained(self) -> None:
-        """Takes the ImageNet weights of the installed package; without it ``FailedPreconditionError`` says what to do."""
+        """Takes the ImageNet weights of the installed package; ``FailedPreconditionError`` says how to install it."""
         published = torch.load(_weights_path(), map_location="cpu", weights_only=True)
         self.load_state_dict(dict(_folded(published)))
+
+
+def _statistics(x: Tensor) -> list[Tensor]:
+    """Mean, maximum and standard deviation over the grid of ``[N, C, H, W]``, ``[N, C]`` each."""
+    deviation, mean = torch.std_mean(x, dim=(2, 3), correction=0)
+    return [mean, x.amax((2, 3)), deviation]
+
+
+def _block_widths() -> list[int]:
+    return [stage[4] for stage in _STAGES for _ in range(stage[0])]
 
 
 def _blocks() -> Iterator[InvertedResidual]:

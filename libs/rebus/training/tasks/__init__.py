@@ -1,5 +1,5 @@
 """Tasks by name: one module a task, imported here so that recipes find it."""
 
-from rebus.training.tasks import mllm
+from rebus.training.tasks import contrastive, mllm
 
-__all__ = ["mllm"]
+__all__ = ["contrastive", "mllm"]

@@ -1,0 +1,263 @@
+"""Trains a dual encoder on images and their captions, over cached features of the frozen image encoder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rebus import config as configs
+from rebus import registry
+from rebus.data.mixers import WeightedMixer, shuffled_rows
+from rebus.data.sample import Sample
+from rebus.errors import invalid
+from rebus.models import feature_cache
+from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
+from rebus.models.feature_cache import FeatureKey
+from rebus.models.io import save_model
+from rebus.models.text_encoders.base import TokenIds
+from rebus.objectives.contrastive import PairObjective, Pairs
+from rebus.registry import register
+from rebus.store import Store
+from rebus.training.recipe import DataBinding, Stage
+from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
+
+_READ_ROWS = 256
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """An encoder with published weights."""
+
+    def load_pretrained(self) -> None:
+        """Replaces the weights by the published ones."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveTaskConfig:
+    """The model and which captions it learns from."""
+
+    model: DualEncoderConfig = field(default_factory=DualEncoderConfig)
+    # How often a caption of a language is drawn, relative to the image's other captions; languages not named have 1.
+    language_weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if any(weight < 0 for weight in self.language_weights.values()):
+            raise ValueError(f"language_weights must be >= 0, got {self.language_weights}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """The input of one step: B images and one caption of each."""
+
+    # float32 [B, pooled width]
+    features: Tensor
+    tokens: Sequence[TokenIds]
+    # bool [B, B], see ``Pairs.counted``
+    counted: Tensor
+
+
+@register("task", "contrastive", config=ContrastiveTaskConfig, paper="vlm2vec")
+class ContrastiveTask:
+    """Image-text pairs drawn from a weighted mixture, one caption an image and step, in-batch negatives."""
+
+    def __init__(self, config: ContrastiveTaskConfig) -> None:
+        self._config = config
+        self._objectives: dict[str, list[tuple[str, float, PairObjective]]] = {}
+
+    def prepare(self, context: TaskContext) -> DualEncoder:
+        """Computes or fetches the image features, tokenizes the captions and builds the model."""
+        torch.manual_seed(context.seed)
+        model = DualEncoder(self._config.model)
+        if not isinstance(model.vision_encoder, Pretrained):
+            raise invalid(
+                "recipe.task.model.vision_encoder.name",
+                f"{self._config.model.vision_encoder.get('name')!r} has no published weights, so it cannot stay frozen",
+            )
+        model.vision_encoder.load_pretrained()
+        self._seed = context.seed
+        self._pairs = {
+            name: _read_pairs(name, source, context, model, self._config.language_weights)
+            for name, source in context.sources.items()
+        }
+        model.image_head.fit(torch.cat([pairs.features for pairs in self._pairs.values()]))
+        return model
+
+    def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        """All that is trained; the image encoder is none of them, since only its features are at hand."""
+        assert isinstance(model, DualEncoder)
+        return {
+            "image_head": model.image_head,
+            "text_encoder": model.text_encoder,  # pyright: ignore[reportReturnType]
+            "text_head": model.text_head,
+            "calibration": model.calibration,
+        }
+
+    def batch(self, stage: Stage, step: int) -> Batch:
+        """Draws images, and of each one caption."""
+        weights = stage.mixture or dict.fromkeys(self._pairs, 1.0)
+        mixer = WeightedMixer(registry.NoSettings(), weights=weights, batch_size=stage.batch_size)
+        features: list[Tensor] = []
+        tokens: list[TokenIds] = []
+        families: list[str] = []
+        consumed: dict[str, Consumed] = {}
+        for draw in mixer.draws(step):
+            pairs = self._pairs[draw.source]
+            key = (self._seed, zlib.crc32(stage.name.encode()), zlib.crc32(draw.source.encode()))
+            rows = shuffled_rows(range(draw.start, draw.start + draw.count), size=len(pairs.captions), key=key)
+            rng = np.random.default_rng([*key, step])
+            drawn = [pairs.draw_caption(int(row), rng) for row in rows]
+            features.append(pairs.features[torch.from_numpy(rows)])
+            tokens += drawn
+            families += [pairs.families[int(row)] for row in rows]
+            consumed[draw.source] = Consumed(
+                samples=len(rows), images=len(rows), tokens=sum(len(caption) for caption in drawn)
+            )
+        data = PairBatch(features=torch.cat(features), tokens=tokens, counted=_counted(families))
+        return Batch(data=data, consumed=consumed)
+
+    def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
+        """The stage's objectives over one embedding of both sides."""
+        assert isinstance(model, DualEncoder)
+        data: PairBatch = batch.data
+        device = model.calibration.logit_scale.device
+        pairs = Pairs(
+            images=model.embed_features(data.features.to(device)),
+            texts=model.embed_tokens(data.tokens),
+            scale=model.calibration.scale(),
+            bias=model.calibration.logit_bias,
+            counted=data.counted.to(device),
+        )
+        objectives = self._stage_objectives(stage)
+        losses = {name: objective.over_pairs(pairs) for name, _, objective in objectives}
+        total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros((), device=device))
+        metrics: dict[str, Tensor | float] = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        return StepOutput(loss=total, metrics={**metrics, "logit_scale": pairs.scale.detach()})
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes ``config.json`` and ``model.safetensors``, the frozen encoder's weights included."""
+        save_model(model, folder)
+
+    def _stage_objectives(self, stage: Stage) -> list[tuple[str, float, PairObjective]]:
+        if stage.name not in self._objectives:
+            built: list[tuple[str, float, PairObjective]] = []
+            for spec in stage.objectives or [{"name": "contrastive"}]:
+                objective = registry.build("objective", {k: v for k, v in spec.items() if k != "weight"})
+                if not isinstance(objective, PairObjective):
+                    raise invalid(
+                        f"recipe.stages.{stage.name}.objectives", f"{spec['name']!r} is not a loss of a dual encoder"
+                    )
+                built.append((str(spec["name"]), float(spec.get("weight", 1.0)), objective))
+            self._objectives[stage.name] = built
+        return self._objectives[stage.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SourcePairs:
+    """One source, held whole: what a step reads is small, since images are features and captions are ids."""
+
+    # float32 [N, pooled width]
+    features: Tensor
+    # Of each image, its captions and the odds with which each is drawn.
+    captions: Sequence[Sequence[TokenIds]]
+    odds: Sequence[NDArray[np.float64]]
+    families: Sequence[str]
+
+    def draw_caption(self, row: int, rng: np.random.Generator) -> TokenIds:
+        """One caption of the image at ``row``."""
+        return self.captions[row][int(np.searchsorted(self.odds[row].cumsum(), rng.random(), side="right"))]
+
+
+class _Images:
+    """The first image of each chosen row of a source."""
+
+    def __init__(self, source: SampleSource, rows: Sequence[int]) -> None:
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, indices: Sequence[int], /) -> list[bytes]:
+        """Encoded images at ``indices`` of the chosen rows."""
+        images = map(_image, self._source.take([self._rows[index] for index in indices]))
+        return [image for image in images if image is not None]
+
+
+def _read_pairs(
+    name: str, source: SampleSource, context: TaskContext, model: DualEncoder, language_weights: Mapping[str, float]
+) -> _SourcePairs:
+    """Reads captions and features of every row that has an image and a caption that may be drawn."""
+    binding = context.recipe.data[name]
+    rows: list[int] = []
+    captions: list[list[TokenIds]] = []
+    odds: list[NDArray[np.float64]] = []
+    families: list[str] = []
+    for start in range(0, len(source), _READ_ROWS):
+        context.progress(f"reading captions of {name}: {start} of {len(source)} rows")
+        for row, sample in enumerate(source.take(range(start, min(start + _READ_ROWS, len(source)))), start=start):
+            told = _captions(sample, binding, language_weights)
+            if told and _image(sample) is not None:
+                rows.append(row)
+                captions.append(model.text_encoder.tokenize([text for text, _ in told]))
+                weights = np.array([weight for _, weight in told])
+                odds.append(weights / weights.sum())
+                families.append(sample.family or sample.id)
+    if not rows:
+        raise invalid(f"recipe.data.{name}", "no row has both an image and a caption")
+    features = _features(name, _Images(source, rows), context, model, digest_rows=configs.digest(rows))
+    return _SourcePairs(features=features, captions=captions, odds=odds, families=families)
+
+
+def _features(name: str, images: _Images, context: TaskContext, model: DualEncoder, *, digest_rows: str) -> Tensor:
+    binding = context.recipe.data[name]
+    key = FeatureKey(
+        dataset=context.versions[name],
+        selection=configs.digest({"split": binding.split, "sources": binding.sources, "rows": digest_rows}),
+        encoder=feature_cache.module_digest(model.vision_encoder),
+        preprocess=model.processor.digest,
+    )
+    features = feature_cache.cached_features(
+        Store.open(context.cache_dir.absolute().as_uri()),
+        key,
+        images,
+        model.vision_encoder,
+        model.processor,
+        cache_dir=context.cache_dir / "fetched",
+        progress=lambda done, total: context.progress(f"features of {name}: {done} of {total} images"),
+    )
+    return features.take(np.arange(len(features)))
+
+
+def _captions(sample: Sample, binding: DataBinding, language_weights: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Texts that describe the sample's image, each with its weight; those of weight 0 are left out.
+
+    ``metadata["languages"]`` holds the language of branch 1, 2, ... where a source knows it.
+    """
+    languages: Sequence[Any] = sample.metadata.get("languages", ())
+    found: list[tuple[str, float]] = []
+    for segment in sample.segments:
+        if segment.type != "text" or not segment.text or (binding.tasks and segment.task not in binding.tasks):
+            continue
+        language = str(languages[segment.branch - 1]) if 0 < segment.branch <= len(languages) else ""
+        weight = language_weights.get(language, 1.0)
+        if weight > 0:
+            found.append((segment.text, weight))
+    return found
+
+
+def _image(sample: Sample) -> bytes | None:
+    return next((sample.media[segment.media] for segment in sample.segments if segment.type == "image"), None)
+
+
+def _counted(families: Sequence[str]) -> Tensor:
+    """bool ``[B, B]``: every pair but those of two rows of one family, which are not known to be unlike."""
+    numbers = torch.from_numpy(np.unique(np.array(families), return_inverse=True)[1])
+    return (numbers[:, None] != numbers[None, :]) | torch.eye(len(families), dtype=torch.bool)
