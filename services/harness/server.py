@@ -24,6 +24,7 @@ from services.harness.runtime import Runtime, run
 DEFAULT_PORT = 8080
 MAX_MESSAGE_BYTES = 64 << 20
 DRAIN_SECONDS = 10.0
+MIN_PING_MS = 10_000
 NAMES = ("ingest", "training", "retrieval", "generation", "evaluation")
 
 log = logging.getLogger("rebus.server")
@@ -61,6 +62,8 @@ class Host:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
+                # Clients ping every 30 s while they watch a job that may be silent for minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
             ],
         )
         for service in self._services:
