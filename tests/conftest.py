@@ -11,6 +11,9 @@ import pytest
 from rebus.store import Store
 from tools import seaweed
 
+# Tests run models of a few thousand parameters, which a second thread only slows down. Children inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
