@@ -67,7 +67,7 @@ class Contrastive:
         cosines = pairs.cosines()
         logits = pairs.scale * cosines
         if self._hardness:
-            logits = logits + self._hardness * cosines.detach().fill_diagonal_(0)
+            logits = logits + self._hardness * cosines.detach().clone().fill_diagonal_(0)
         logits = logits.masked_fill(~pairs.counted, -torch.inf)
         labels = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2

@@ -65,7 +65,7 @@ class PairBatch:
     counted: Tensor
 
 
-@register("task", "contrastive", config=ContrastiveTaskConfig, paper="vlm2vec")
+@register("task", "contrastive", config=ContrastiveTaskConfig)
 class ContrastiveTask:
     """Image-text pairs drawn from a weighted mixture, one caption an image and step, in-batch negatives."""
 

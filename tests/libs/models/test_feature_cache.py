@@ -1,0 +1,176 @@
+"""The feature cache: equal to encoding directly, computed once, resumable, self-healing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.errors import InvalidArgumentError
+from rebus.models import feature_cache
+from rebus.models.feature_cache import FeatureKey, Features, cached_features, encode_images, module_digest
+from rebus.store import Store
+
+PROCESSOR = ImageProcessor(ImageProcessorConfig(image_size=8))
+KEY = FeatureKey(dataset="d", selection="s", encoder="e", preprocess="p")
+COUNT = 11
+
+
+class Encoder(nn.Module):
+    """Four tokens of three features; counts the images it sees."""
+
+    image_size, width = 8, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 4, stride=4)
+        self.seen = 0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.seen += len(pixels)
+        return self.conv(pixels).flatten(2).transpose(1, 2)
+
+
+@dataclass
+class Pictures:
+    """Encoded images in memory; notes which were asked for."""
+
+    images: list[bytes]
+    asked: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int], /) -> list[bytes]:
+        self.asked += indices
+        return [self.images[index] for index in indices]
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder()
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    rng = np.random.default_rng(0)
+    return Pictures([png(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(COUNT)])
+
+
+@pytest.fixture
+def build(
+    store: Store, pictures: Pictures, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Features]:
+    monkeypatch.setattr(feature_cache, "PART_IMAGES", 4)
+
+    def run(key: FeatureKey = KEY, progress: Callable[[int, int], None] = lambda done, total: None) -> Features:
+        cache_dir = tmp_path / "cache"
+        return cached_features(store, key, pictures, encoder, PROCESSOR, cache_dir=cache_dir, progress=progress)
+
+    return run
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def expected(encoder: Encoder, pictures: Pictures) -> Tensor:
+    """One image at a time, without the cache's machinery."""
+    with torch.no_grad():
+        return torch.cat([encoder(torch.from_numpy(PROCESSOR.normalise(PROCESSOR(p)[None]))) for p in pictures.images])
+
+
+def test_equals_encoding_directly_and_is_computed_once(
+    build: Callable[..., Features], encoder: Encoder, pictures: Pictures
+) -> None:
+    wanted = expected(encoder, pictures).mean(1)
+    encoder.seen = 0
+    torch.testing.assert_close(build().take(range(COUNT)), wanted)
+    assert encoder.seen == COUNT
+    torch.testing.assert_close(build().take([9, 0, 4, 4]), wanted[[9, 0, 4, 4]])
+    assert encoder.seen == COUNT
+
+
+def test_tokens_are_another_cache(build: Callable[..., Features], encoder: Encoder, pictures: Pictures) -> None:
+    build()
+    tokens = build(replace(KEY, layout="tokens"))
+    torch.testing.assert_close(tokens.take(range(COUNT)), expected(encoder, pictures))
+
+
+@pytest.mark.parametrize("name", ["dataset", "selection", "encoder", "preprocess", "layout"])
+def test_every_field_of_the_key_counts(name: str) -> None:
+    assert replace(KEY, **{name: "tokens"}).folder != KEY.folder
+
+
+def test_an_interrupted_build_goes_on_after_its_last_part(
+    build: Callable[..., Features], encoder: Encoder, pictures: Pictures, store: Store
+) -> None:
+    def stop_late(done: int, total: int) -> None:
+        if done == 8:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        build(progress=stop_late)
+    assert encoder.seen == 8
+
+    damaged = f"{KEY.folder}/part-000000000.safetensors"
+    data = bytearray(store.get(damaged))
+    data[-1] ^= 1
+    store.put(damaged, bytes(data))
+    encoder.seen, pictures.asked = 0, []
+    torch.testing.assert_close(build().take(range(COUNT)), expected(encoder, pictures).mean(1))
+    assert pictures.asked == [0, 1, 2, 3, 8, 9, 10]
+
+
+def test_a_damaged_cache_is_built_anew(
+    build: Callable[..., Features], encoder: Encoder, pictures: Pictures, store: Store, tmp_path: Path
+) -> None:
+    build()
+    path = f"{KEY.folder}/part-000000004.safetensors"
+    data = bytearray(store.get(path))
+    data[-1] ^= 1
+    store.put(path, bytes(data))
+    for copy in (tmp_path / "cache").rglob("*.safetensors"):  # another machine, without a verified copy
+        copy.unlink()
+    for folder in (tmp_path / "cache" / "features").iterdir():
+        folder.rmdir()
+    torch.testing.assert_close(build().take(range(COUNT)), expected(encoder, pictures).mean(1))
+
+
+def test_a_broken_image_is_named_by_its_place(build: Callable[..., Features], pictures: Pictures) -> None:
+    pictures.images[9] = pictures.images[9][:40]
+    with pytest.raises(InvalidArgumentError, match=r"images\[9\]"):
+        build()
+
+
+def test_many_images_come_in_order(encoder: Encoder, pictures: Pictures) -> None:
+    many = pictures.images * 5
+    found = encode_images(encoder, PROCESSOR, many, layout="tokens")
+    torch.testing.assert_close(found, expected(encoder, Pictures(many)))
+    found.requires_grad_(True)  # an ordinary tensor, fit for training on
+
+
+def test_a_row_outside_is_refused(build: Callable[..., Features]) -> None:
+    features = build()
+    for index in (-1, COUNT):
+        with pytest.raises(IndexError, match="outside the 11 images"):
+            features.take([index])
+
+
+def test_the_digest_of_a_module_sees_every_weight(encoder: Encoder) -> None:
+    before = module_digest(encoder)
+    assert module_digest(encoder) == before
+    with torch.no_grad():
+        encoder.conv.bias[2] += 1e-3  # pyright: ignore[reportOptionalSubscript]
+    assert module_digest(encoder) != before
