@@ -35,7 +35,9 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         if self.max_length_tokens < 2 or self.max_images < 0:
-            raise ValueError(f"max_length_tokens={self.max_length_tokens} and max_images={self.max_images} are too small")
+            raise ValueError(
+                f"max_length_tokens={self.max_length_tokens} and max_images={self.max_images} are too small"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,8 @@ class Encoder:
             builder.add(segment)
         row = builder.finish(close=close)
         if len(row) > self.config.max_length_tokens:
-            raise invalid(where, f"takes {len(row)} tokens, more than max_length_tokens={self.config.max_length_tokens}")
+            bound = self.config.max_length_tokens
+            raise invalid(where, f"takes {len(row)} tokens, more than max_length_tokens={bound}")
         return row
 
 

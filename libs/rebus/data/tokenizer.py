@@ -45,8 +45,14 @@ class Tokenizer:
             raise invalid("tokenizer", f"lacks the special tokens {missing}")
         self._backend = backend
         self._backend.encode_special_tokens = True
-        self.pad_token_id, self.bos_token_id, self.eos_token_id, self.image_token_id, self.user_token_id, \
-            self.assistant_token_id = (self._id(token) for token in SPECIAL_TOKENS)
+        (
+            self.pad_token_id,
+            self.bos_token_id,
+            self.eos_token_id,
+            self.image_token_id,
+            self.user_token_id,
+            self.assistant_token_id,
+        ) = (self._id(token) for token in SPECIAL_TOKENS)
 
     def _id(self, token: str) -> int:
         found = self._backend.token_to_id(token)

@@ -1,14 +1,15 @@
 """Attention of rows whose branches share a prefix, without padding and without a mask over whole rows.
 
-The tokens of a batch lie flat: first the prefixes (branch 0) of all rows, then the branches one after another. A branch
-of ``L`` tokens attends to its row's prefix and to itself, so its cost is ``L * (P + L)`` instead of ``L * S`` for rows of
-``S`` tokens; everything outside attention runs on the flat tokens.
+The tokens of a batch lie flat: first the prefixes (branch 0) of all rows, then the branches one after another. A
+branch of ``L`` tokens attends to its row's prefix and to itself, so its cost is ``L * (P + L)`` instead of ``L * S``
+for rows of ``S`` tokens; everything outside attention runs on the flat tokens.
 """
 
 # Shape suffixes: T all tokens, R rows, P longest prefix, B branches, L longest branch, N heads, K kv heads, H head dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,64 +20,78 @@ from torch import Tensor
 
 from rebus.models.attention import dense_attention, plain_attention
 
-
 # Added to hidden scores: exp of it is 0 in float32, and no row of a softmax is ever empty.
 HIDDEN = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchLayout:
-    """Where the tokens of prefixes and branches lie in the flat batch.
+class Runs:
+    """Consecutive runs of the flat batch as a padded grid."""
 
-    ``gather`` tensors are padded with 0, any valid index; ``kept`` tensors list the entries of the padded grids that are
-    real, in flat order.
-    """
+    # int64 [R, L]: flat index of each entry, 0 where it is padding
+    gather: Tensor
+    # int64 [tokens]: the entries of R * L that are real, in flat order
+    kept: Tensor
 
-    # int64 [R, P]
-    prefix_gather: Tensor
-    # int64 [prefix tokens], into R * P
-    prefix_kept: Tensor
-    # int64 [B, L]
-    branch_gather: Tensor
-    # int64 [branch tokens], into B * L
-    branch_kept: Tensor
+
+@dataclass(frozen=True, kw_only=True)
+class BranchGroup:
+    """Branches of like length."""
+
+    runs: Runs
     # int64 [B]: the row whose prefix the branch sees
-    branch_row: Tensor
-    # float32 [B, 1, L, P + L], added to the scores: 0 visible, a large negative number hidden
-    branch_bias: Tensor
+    row: Tensor
+    # float32 [B, 1, L, P + L], added to the scores: 0 visible, ``HIDDEN`` not
+    bias: Tensor
 
 
-def branch_layout(prefix_lengths: NDArray[np.int64], branch_lengths: NDArray[np.int64], branch_row: NDArray[np.int64]) -> BranchLayout:
-    """The layout of rows with these prefix lengths ``[R]`` (at least 1 each) and branches ``[B]`` of these rows."""
-    if not len(prefix_lengths) or prefix_lengths.min() < 1:
-        raise ValueError("every row needs a prefix of at least one token")
-    prefix_gather, prefix_real = _grid(prefix_lengths, first=0)
-    branch_gather, branch_real = _grid(branch_lengths, first=int(prefix_lengths.sum()))
-    length = branch_gather.shape[1]
-    causal = np.tril(np.ones((length, length), dtype=bool))
-    seen = np.broadcast_to(prefix_real[branch_row][:, None], (len(branch_row), length, prefix_real.shape[1]))
-    mask = np.concatenate([seen, np.broadcast_to(causal, (len(branch_row), length, length))], axis=2)
-    return BranchLayout(
-        prefix_gather=torch.from_numpy(prefix_gather),
-        prefix_kept=torch.from_numpy(np.flatnonzero(prefix_real)),
-        branch_gather=torch.from_numpy(branch_gather),
-        branch_kept=torch.from_numpy(np.flatnonzero(branch_real)),
-        branch_row=torch.from_numpy(branch_row),
-        branch_bias=torch.from_numpy(np.where(mask[:, None], np.float32(0), np.float32(HIDDEN))),
-    )
+@dataclass(frozen=True, kw_only=True)
+class BranchLayout:
+    """Where the tokens of prefixes and branches lie in the flat batch: the prefixes, then the groups one by one."""
+
+    prefixes: Runs
+    groups: Sequence[BranchGroup]
+
+
+def length_class(length: int) -> int:
+    """Branches of one class share a grid: lengths up to 1, 2, 4, 8, ... so that less than half of it is padding."""
+    return (length - 1).bit_length()
+
+
+def branch_layout(
+    prefix_lengths: NDArray[np.int64], branch_lengths: NDArray[np.int64], branch_row: NDArray[np.int64]
+) -> BranchLayout:
+    """The layout of rows with these prefix lengths ``[R]`` and branches ``[B]`` of these rows, each of length >= 1.
+
+    Neighbouring branches of one ``length_class`` form a group, so callers order them by it.
+    """
+    if not len(prefix_lengths) or prefix_lengths.min() < 1 or (len(branch_lengths) and branch_lengths.min() < 1):
+        raise ValueError("every row needs a prefix, and every prefix and branch at least one token")
+    first = int(prefix_lengths.sum())
+    prefixes, prefix_real = _runs(prefix_lengths, first=0)
+    groups = []
+    classes = np.array([length_class(int(length)) for length in branch_lengths], dtype=np.int64)
+    cuts = np.flatnonzero(np.diff(classes)) + 1
+    for members in np.split(np.arange(len(branch_lengths)), cuts) if len(branch_lengths) else []:
+        runs, _ = _runs(branch_lengths[members], first=first)
+        row = branch_row[members]
+        bias = _bias(prefix_real[row], length=runs.gather.shape[1])
+        groups.append(BranchGroup(runs=runs, row=torch.from_numpy(row), bias=torch.from_numpy(bias)))
+        first += int(branch_lengths[members].sum())
+    return BranchLayout(prefixes=prefixes, groups=groups)
 
 
 def branch_attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layout: BranchLayout) -> Tensor:
     """Attention ``[T, N, H]`` of flat queries over flat keys and values ``[T, K, H]``."""
-    at_RP, at_BL = layout.prefix_gather, layout.branch_gather
+    at_RP = layout.prefixes.gather
     # Prefixes are padded at their end, which causal attention never looks at.
     prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP))
-    parts = [_take(prefix_RPNH.flatten(0, 1), layout.prefix_kept)]
-    if len(at_BL):
-        at_BC = torch.cat([at_RP[layout.branch_row], at_BL], dim=1)
-        keys, values = _take(k_TKH, at_BC), _take(v_TKH, at_BC)
-        branch_BLNH = plain_attention(_take(q_TNH, at_BL), keys, values, layout.branch_bias)
-        parts.append(_take(branch_BLNH.flatten(0, 1), layout.branch_kept))
+    parts = [_take(prefix_RPNH.flatten(0, 1), layout.prefixes.kept)]
+    for group in layout.groups:
+        at_BL = group.runs.gather
+        at_BC = torch.cat([at_RP[group.row], at_BL], dim=1)
+        out_BLNH = plain_attention(_take(q_TNH, at_BL), _take(k_TKH, at_BC), _take(v_TKH, at_BC), group.bias)
+        parts.append(_take(out_BLNH.flatten(0, 1), group.runs.kept))
     return torch.cat(parts)
 
 
@@ -88,9 +103,19 @@ def _take(x_TNH: Tensor, at: Tensor) -> Tensor:
     return F.embedding(at, x_TNH.flatten(1)).unflatten(-1, x_TNH.shape[1:])
 
 
-def _grid(lengths: NDArray[np.int64], *, first: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Flat indices of consecutive runs, padded to the longest, and which entries are real."""
-    longest = int(lengths.max()) if len(lengths) else 0
+def _runs(lengths: NDArray[np.int64], *, first: int) -> tuple[Runs, NDArray[np.bool_]]:
+    """Consecutive runs from flat index ``first`` on, padded to the longest, and which entries ``[R, L]`` are real."""
+    longest = int(lengths.max())
     real = np.arange(longest) < lengths[:, None]
     starts = first + np.cumsum(lengths) - lengths
-    return np.where(real, starts[:, None] + np.arange(longest), 0), real
+    gather = np.where(real, starts[:, None] + np.arange(longest), 0)
+    return Runs(gather=torch.from_numpy(gather), kept=torch.from_numpy(np.flatnonzero(real))), real
+
+
+def _bias(prefix_real: NDArray[np.bool_], *, length: int) -> NDArray[np.float32]:
+    """Scores' bias ``[B, 1, L, P + L]``: a token sees its prefix ``[B, P]`` and its branch up to itself."""
+    count = len(prefix_real)
+    seen = np.broadcast_to(prefix_real[:, None], (count, length, prefix_real.shape[1]))
+    causal = np.broadcast_to(np.tril(np.ones((length, length), dtype=bool)), (count, length, length))
+    visible = np.concatenate([seen, causal], axis=2)
+    return np.where(visible, np.float32(0), np.float32(HIDDEN))[:, None]

@@ -1,4 +1,4 @@
-"""A model's folder: ``config.json`` names the architecture and its typed config, ``model.safetensors`` holds the weights.
+"""A model's folder: ``config.json`` names the architecture and holds its config, ``model.safetensors`` the weights.
 
 Nothing is unpickled. A folder is checked whole (architecture, config, names, shapes and dtypes of all tensors) before a
 weight is used.

@@ -105,7 +105,7 @@ class Mllm(nn.Module):
         return self.decode(self.embed(input_ids, features), positions, mask)
 
     def forward_packed(self, rows: PackedRows, image_features: Tensor | None) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` in the order of ``rows.images``."""
+        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them."""
         embeds = self.embed(rows.input_ids, image_features)
         return self.decoder.forward_packed(embeds, rows.positions, rows.layout)
 
@@ -113,4 +113,3 @@ class Mllm(nn.Module):
 def count_parameters(module: nn.Module) -> int:
     """Number of weights, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
-

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rebus.data.encoding import Row
-from rebus.models.branches import BranchLayout, branch_layout
+from rebus.data.encoding import IGNORE_INDEX, Row
+from rebus.models.branches import BranchLayout, branch_layout, length_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,20 @@ class PackedRegion:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRows:
-    """All tokens of a batch: the prefixes of its rows, then their branches; see ``rebus.data.encoding.Row``."""
+    """The tokens of a batch: the prefixes of its rows, then their branches, those of like length together.
 
-    # int64 [T] each
+    The last token of a branch is no input, since nothing follows it; it is only a target.
+    """
+
+    # int64 [T] each; see ``rebus.data.encoding.Row``
     input_ids: Tensor
-    labels: Tensor
     positions: Tensor
+    # int64 [T]: the token that follows, where it is to be predicted, else ``IGNORE_INDEX``
+    targets: Tensor
     # int64 [T]: which prefix or branch of the batch a token belongs to
     runs: Tensor
+    # int64 [T, 2]: the row a token comes from, and its place there
+    origins: NDArray[np.int64]
     layout: BranchLayout
     # (row, index into the row's ``images``) of each image, in order of the placeholders
     images: Sequence[tuple[int, int]]
@@ -43,21 +49,32 @@ def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
     """Lays ``rows`` out flat; at least one."""
     runs = [_runs(row) for row in rows]
     prefixes = [(index, found[0]) for index, found in enumerate(runs)]
-    branches = [(index, run) for index, found in enumerate(runs) for run in found[1:]]
+    branches = [(index, slice(run.start, run.stop - 1)) for index, found in enumerate(runs) for run in found[1:]]
+    branches = [item for item in branches if item[1].stop > item[1].start]
+    branches.sort(key=lambda item: length_class(item[1].stop - item[1].start))
     order = prefixes + branches
     lengths = np.array([run.stop - run.start for _, run in order], dtype=np.int64)
     images = _image_order(rows, order, image_token_id)
+    targets = [_targets(row) for row in rows]
     return PackedRows(
         input_ids=_flat([rows[index].input_ids[run] for index, run in order]),
-        labels=_flat([rows[index].labels[run] for index, run in order]),
         positions=_flat([rows[index].positions[run] for index, run in order]),
+        targets=_flat([targets[index][run] for index, run in order]),
         runs=torch.from_numpy(np.repeat(np.arange(len(order)), lengths)),
+        origins=np.array([(index, at) for index, run in order for at in range(run.start, run.stop)], dtype=np.int64),
         layout=branch_layout(
             lengths[: len(rows)], lengths[len(rows) :], np.array([index for index, _ in branches], dtype=np.int64)
         ),
         images=images,
         regions=_regions(rows, images),
     )
+
+
+def _targets(row: Row) -> NDArray[np.int64]:
+    """Each token's successor in its own run, if that is labelled."""
+    successors = np.append(row.labels[1:], IGNORE_INDEX)
+    ends = np.append(np.diff(row.branches) != 0, True)
+    return np.where(ends, IGNORE_INDEX, successors)
 
 
 def _runs(row: Row) -> list[slice]:

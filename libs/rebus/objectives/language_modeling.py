@@ -45,10 +45,9 @@ class LanguageModeling:
         """The weighted mean; a batch without labels gives 0 with a graph behind it."""
         assert outputs.hidden_states is not None
         rows = outputs.batch.rows
-        # Rows lie flat, and a labelled token always follows the token that predicts it: its turn's marker at least.
-        at_M = torch.nonzero(rows.labels != IGNORE_INDEX)[:, 0]
-        hidden_MD = outputs.hidden_states[at_M - 1]
-        labels_M = rows.labels[at_M]
+        at_M = torch.nonzero(rows.targets != IGNORE_INDEX)[:, 0]
+        hidden_MD = outputs.hidden_states.index_select(0, at_M)
+        labels_M = rows.targets[at_M]
         if not len(labels_M):
             return hidden_MD.sum()
         weights_M = self._weights(rows.runs[at_M])

@@ -6,11 +6,10 @@ as a pre-training signal: MMGiC (arXiv 2412.05939); bag-of-words targets through
 arXiv 2401.11248.
 """
 
-# Shape suffixes: N images, T image tokens, D width, V vocabulary.
+# Shape suffixes: N images, T image tokens, D width, C candidate words.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,15 +31,19 @@ class RegionWordsConfig:
     # Weight of an image token that no region's centre lies in, against 1 for one that does. Such a token is to name
     # ``<image>``: nothing.
     background_weight: float = 0.2
+    # Words that a larger share of a batch's phrases hold are not asked for.
+    common_share: float = 0.8
 
     def __post_init__(self) -> None:
+        if not 0 < self.common_share <= 1:
+            raise ValueError(f"common_share={self.common_share} is outside 0..1")
         if self.background_weight < 0:
             raise ValueError(f"background_weight={self.background_weight} must not be negative")
 
 
 @register("objective", "region-words", config=RegionWordsConfig, paper="mmgic")
 class RegionWords:
-    """Cross-entropy between an image token's words and those said of its region, rarer words counting more."""
+    """Cross-entropy between an image token's words and those said of its region, common words left out."""
 
     needs_decoder = False
 
@@ -48,27 +51,36 @@ class RegionWords:
         self._config = config
 
     def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
-        """Mean over image tokens of KL(target || predicted): 0 is reached when the words are named exactly."""
+        """Mean over image tokens of KL(target || predicted): 0 is reached when the words are named exactly.
+
+        Only words that some region of the batch asks for compete. Were the whole vocabulary to, every other word would
+        be pushed away from all images, and the decoder would start by unlearning that.
+        """
         features_NTD = outputs.image_features
-        if features_NTD is None:
+        regions = outputs.batch.rows.regions
+        words = sorted(telling_words([region.token_ids for region in regions], self._config.common_share))
+        if features_NTD is None or not words:
             return next(model.parameters()).new_zeros(())
-        targets, found = self._targets(model, features_NTD, outputs.batch.rows.regions)
-        logits = model.logits(model.decoder.norm(features_NTD)).float()
-        losses_NT = F.kl_div(F.log_softmax(logits, dim=-1), targets, reduction="none").sum(-1)
-        weights_NT = torch.where(found, 1.0, self._config.background_weight)
+        candidates = torch.tensor([model.config.image_token_id, *words], device=features_NTD.device)
+        targets_NTC, found_NT = _targets(features_NTD, candidates, regions, model.connector.grid)
+        logits_NTC = model.logits(model.decoder.norm(features_NTD)).float()[..., candidates]
+        losses_NT = F.kl_div(F.log_softmax(logits_NTC, dim=-1), targets_NTC, reduction="none").sum(-1)
+        weights_NT = torch.where(found_NT, 1.0, self._config.background_weight)
         return (losses_NT * weights_NT).sum() / weights_NT.sum()
 
-    def _targets(self, model: Mllm, features_NTD: Tensor, regions: Sequence[PackedRegion]) -> tuple[Tensor, Tensor]:
-        """Word distributions ``[N, T, V]`` and whether a region's centre lies in the token ``[N, T]``."""
-        rarity = inverse_document_frequency([region.token_ids for region in regions])
-        targets = features_NTD.new_zeros(*features_NTD.shape[:2], model.config.vocab_size)
-        for region in regions:
-            cell = cell_of(region.region, model.connector.grid)
-            for token in set(region.token_ids):
-                targets[region.image, cell, token] = rarity[token]
-        found = targets.sum(-1) > 0
-        targets[..., model.config.image_token_id] = torch.where(found, 0.0, 1.0)
-        return targets / targets.sum(-1, keepdim=True), found
+
+def _targets(
+    features_NTD: Tensor, candidates: Tensor, regions: Sequence[PackedRegion], grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Word distributions ``[N, T, C]`` over the candidates, the first "nothing", and which tokens show a region."""
+    column = {int(word): at for at, word in enumerate(candidates)}
+    targets = features_NTD.new_zeros(*features_NTD.shape[:2], len(candidates))
+    for region in regions:
+        asked = sorted({column[token] for token in region.token_ids if token in column})
+        targets[region.image, cell_of(region.region, grid), asked] = 1.0
+    found = targets.sum(-1) > 0
+    targets[..., 0] = torch.where(found, 0.0, 1.0)
+    return targets / targets.sum(-1, keepdim=True), found
 
 
 def cell_of(region: tuple[float, float, float, float], grid: tuple[int, int]) -> int:
@@ -79,7 +91,7 @@ def cell_of(region: tuple[float, float, float, float], grid: tuple[int, int]) ->
     return row * columns + column
 
 
-def inverse_document_frequency(phrases: Sequence[Sequence[int]]) -> dict[int, float]:
-    """``log(phrases / phrases that hold the token)``: 0 for a token that every phrase holds."""
+def telling_words(phrases: Sequence[Sequence[int]], common_share: float) -> set[int]:
+    """Tokens that at most ``common_share`` of the phrases hold: the others (articles, commas) tell nothing."""
     counts = Counter(token for phrase in phrases for token in set(phrase))
-    return {token: math.log(len(phrases) / count) for token, count in counts.items()}
+    return {token for token, count in counts.items() if count <= common_share * len(phrases)}

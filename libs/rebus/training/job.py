@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rebus import config as configs
 from rebus import registry
@@ -48,7 +47,7 @@ def _open_datasets(ctx: JobContext, document: Run, recipe: TrainingRecipe) -> di
             bound = ", ".join(sorted(document.datasets)) or "none"
             raise invalid(
                 f"run.datasets.{binding.dataset}",
-                f"the recipe's data source {name!r} reads it, but the run binds no dataset version to it; bound: {bound}",
+                f"the data source {name!r} reads it, but the run binds no dataset version to it; bound: {bound}",
             )
         if binding.dataset not in readers:
             readers[binding.dataset] = open_version(ctx.store, document.datasets[binding.dataset])

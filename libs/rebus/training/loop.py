@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,9 +113,8 @@ class _Run:
     def _check_parts(self, index: int, stage: Stage) -> None:
         for part in stage.trainable:
             if part not in self._parts:
-                raise invalid(
-                    f"recipe.stages.{index}.trainable", f"the model has no part {part!r}; parts: {', '.join(self._parts)}"
-                )
+                field = f"recipe.stages.{index}.trainable"
+                raise invalid(field, f"the model has no part {part!r}; parts: {', '.join(self._parts)}")
 
     def _run_stage(self, stage: Stage, first: int) -> None:
         """Trains from the state's step to the end of a stage whose first step has the global number ``first``."""
@@ -178,7 +177,8 @@ class _Run:
         last = self._state.step == self._recipe.total_steps
         if last or self._state.step % self._recipe.checkpoint.every_steps == 0:
             self._checkpoint([] if ended else optimizers)
-        self._reporter.progress(self._state.step / self._recipe.total_steps, f"{stage.name}: step {step + 1} of {stage.steps}")
+        fraction = self._state.step / self._recipe.total_steps
+        self._reporter.progress(fraction, f"{stage.name}: step {step + 1} of {stage.steps}")
 
     def _checkpoint(self, optimizers: list[Optimizer]) -> None:
         with checkpoints.temporary_folder() as name:
@@ -203,5 +203,3 @@ class _Clip:
 def _step_seed(seed: int, step: int) -> int:
     """A seed of its own for every step of every run."""
     return (seed * 1_000_003 + step) % 2**63
-
-

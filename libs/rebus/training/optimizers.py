@@ -70,7 +70,8 @@ class MuonConfig:
     def __post_init__(self) -> None:
         if self.matrix_lr <= 0 or self.iterations < 1 or not 0 <= self.momentum < 1:
             raise ValueError(
-                f"need matrix_lr={self.matrix_lr} > 0, iterations={self.iterations} >= 1, momentum={self.momentum} in [0, 1)"
+                f"need matrix_lr={self.matrix_lr} > 0, iterations={self.iterations} >= 1, "
+                f"momentum={self.momentum} in [0, 1)"
             )
 
 

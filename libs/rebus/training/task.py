@@ -95,8 +95,8 @@ class Task(Protocol):
     def batch(self, stage: Stage, step: int) -> Batch:
         """The batch of ``step`` (0-based within its stage).
 
-        A pure function of (seed, stage name, step), which is what makes resume exact. Runs in a prefetch thread: it must
-        not draw from torch's global generator or touch the model.
+        A pure function of (seed, stage name, step), which is what makes resume exact. Runs in a prefetch thread: it
+        must not draw from torch's global generator or touch the model.
         """
         ...
 
@@ -105,5 +105,5 @@ class Task(Protocol):
         ...
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes the model version's folder: all of ``model.state_dict()`` as ``model.safetensors``, ``config.json``, ..."""
+        """Writes the model version's folder: ``model.state_dict()`` as ``model.safetensors``, ``config.json``, ..."""
         ...

@@ -46,7 +46,13 @@ def _siglip_state(vit: Vit, prefix: str) -> dict[str, torch.Tensor]:
         "post_layernorm.weight": vit.norm.weight,
         "post_layernorm.bias": vit.norm.bias,
     }
-    names = {"layer_norm1": "norm1", "self_attn.out_proj": "out_proj", "layer_norm2": "norm2", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+    names = {
+        "layer_norm1": "norm1",
+        "self_attn.out_proj": "out_proj",
+        "layer_norm2": "norm2",
+        "mlp.fc1": "fc1",
+        "mlp.fc2": "fc2",
+    }
     for index, block in enumerate(vit.blocks):
         for theirs, ours in names.items():
             for kind in ("weight", "bias"):

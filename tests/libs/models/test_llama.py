@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig as HfConfig
 from transformers import LlamaForCausalLM
 
 from rebus.errors import ResourceExhaustedError
-from rebus.models.decoders.llama import Llama, LlamaConfig
+from rebus.models.decoders.llama import Layer, Llama, LlamaConfig
 
 VOCAB = 53
 SHAPES = [
@@ -73,7 +76,9 @@ def test_greedy_decoding_with_the_cache_matches_transformers(config: LlamaConfig
     ours, theirs = pair(config)
     ids = torch.randint(VOCAB, (1, 5))
     seen = torch.ones_like(ids)
-    expected = theirs.generate(ids, attention_mask=seen, max_new_tokens=8, do_sample=False, eos_token_id=None)[0, 5:]
+    expected = theirs.generate(  # pyright: ignore[reportAttributeAccessIssue]
+        ids, attention_mask=seen, max_new_tokens=8, do_sample=False, eos_token_id=None
+    )[0, 5:]
 
     with torch.no_grad():
         cache = ours.new_cache(1, 12)
@@ -126,22 +131,28 @@ def test_a_full_cache_and_a_missing_mask_are_errors() -> None:
         ours(embeds, torch.arange(3)[None], torch.ones(1, 3, 6, dtype=torch.bool), cache)
 
 
-def test_queries_and_keys_start_alike_so_that_tokens_find_their_like() -> None:
-    """The mimetic start: under equal positions, a token's score with its copy is above that with any other token."""
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_attention_starts_by_looking_for_its_like_and_copying_it(num_kv_heads: int) -> None:
     torch.manual_seed(0)
-    model = Llama(LlamaConfig(width=64, num_heads=2, num_kv_heads=2), vocab_size=VOCAB)
-    attention = model.layers[0].self_attn
-    x = model.layers[0].input_layernorm(model.embed_tokens.weight)
-    q = attention.q_proj(x).unflatten(-1, (2, -1)).transpose(0, 1)
-    k = attention.k_proj(x).unflatten(-1, (2, -1)).transpose(0, 1)
-    scores = q @ k.mT
-    assert (scores.argmax(-1) == torch.arange(VOCAB)).float().mean() > 0.95
+    config = LlamaConfig(width=64, num_heads=4, num_kv_heads=num_kv_heads)
+    layer = Llama(config, vocab_size=VOCAB).layers[0]
+    assert isinstance(layer, Layer)
+    x = F.rms_norm(torch.randn(VOCAB, 64), (64,))
+    groups = 4 // num_kv_heads
+    q = layer.self_attn.q_proj(x).unflatten(-1, (4, 16)).transpose(0, 1)[::groups]
+    k = layer.self_attn.k_proj(x).unflatten(-1, (num_kv_heads, 16)).transpose(0, 1)
+    # Under equal positions a token's score is highest with itself, summed over the heads.
+    assert ((q @ k.mT).sum(0).argmax(-1) == torch.arange(VOCAB)).float().mean() > 0.95
+
+    value = layer.self_attn.v_proj(x).unflatten(-1, (num_kv_heads, 1, 16)).expand(-1, -1, groups, -1).flatten(1)
+    copied = layer.self_attn.o_proj(value)
+    assert F.cosine_similarity(copied, x).mean() > 0.4
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [({"width": 30}, "width=30"), ({"num_kv_heads": 3}, "num_kv_heads=3"), ({"width": 12, "num_heads": 4}, "even")],
 )
-def test_bad_sizes_are_named(settings: dict[str, int], named: str) -> None:
+def test_bad_sizes_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         LlamaConfig(**settings)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rebus.data.encoding import Encoder, EncodingConfig, Row, attention_allowed
+from rebus.data.encoding import IGNORE_INDEX, Encoder, EncodingConfig, Row, attention_allowed
 from rebus.data.sample import Sample, Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError, NotFoundError
@@ -27,7 +26,15 @@ def build(**decoder: object) -> Mllm:
     config = MllmConfig(
         encoder={"name": "conv-vit", "image_size": 64, "channels": [4, 8, 8, 16]},
         connector={"name": "average-pool", "grid_side": 2},
-        decoder={"name": "llama", "width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "hidden_width": 48, **decoder},
+        decoder={
+            "name": "llama",
+            "width": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "hidden_width": 48,
+            **decoder,
+        },
         vocab_size=TOKENIZER.vocab_size,
         image_token_id=TOKENIZER.image_token_id,
     )
@@ -40,7 +47,8 @@ def encode(*segments: Segment, num_images: int = 0) -> Row:
 
 
 def rows() -> list[Row]:
-    """An image with two questions, two images with text between and one question, plain text, an image in a branch."""
+    """An image with two questions, two images with text between and one question, plain text, an image in a branch
+    beside a long one."""
     image = Segment(type="image", media=0)
     ask, told = Segment(text="what is this?"), Segment(text="a red cube.", role="assistant", loss=True)
 
@@ -51,7 +59,7 @@ def rows() -> list[Row]:
         encode(image, branch(ask, 1), branch(told, 1), branch(Segment(text="this?"), 2), branch(told, 2), num_images=1),
         encode(image, ask, Segment(type="image", media=1), branch(ask, 1), branch(told, 1), num_images=2),
         encode(told),
-        encode(ask, branch(image, 1), branch(told, 1), num_images=1),
+        encode(ask, branch(image, 1), branch(told, 1), *[branch(told, 2)] * 3, num_images=1),
     ]
 
 
@@ -70,12 +78,17 @@ def test_packed_rows_equal_masked_rows_forward_and_gradient() -> None:
     features = model.encode_images(torch.stack([pixels[row][index] for row, index in packed.images]))
     flat = model.forward_packed(packed, features)
 
-    # Prefixes of all rows come first, then branches, each in order.
-    prefixes = [np.flatnonzero(row.branches == 0) for row in batch]
-    branches = [np.flatnonzero(row.branches == k) for row in batch for k in range(1, row.branches.max() + 1)]
-    owners = [0, 1, 2, 3, 0, 0, 1, 3]
     each = [dense(model, row, model.encode_images(p) if len(p) else None) for row, p in zip(batch, pixels, strict=True)]
-    expected = torch.cat([each[owner][at] for owner, at in zip(owners, prefixes + branches, strict=True)])
+    expected = torch.stack([each[row][at] for row, at in packed.origins])
+    # Every token but the last of each branch is there once, prefixes first, with the token that follows.
+    last = {(r, at) for r, row in enumerate(batch) for at in range(len(row)) if row.branches[at] and _ends(row, at)}
+    every = {(r, at) for r, row in enumerate(batch) for at in range(len(row))}
+    assert sorted(map(tuple, packed.origins)) == sorted(every - last)
+    for (r, at), target in zip(packed.origins, packed.targets.tolist(), strict=True):
+        assert target == (IGNORE_INDEX if _ends(batch[r], at) else batch[r].labels[at + 1])
+    prefix = [batch[row].branches[at] == 0 for row, at in packed.origins]
+    assert prefix == sorted(prefix, reverse=True)
+    assert len(packed.layout.groups) > 1
     torch.testing.assert_close(flat, expected)
 
     weights = torch.randn_like(flat)
@@ -83,6 +96,10 @@ def test_packed_rows_equal_masked_rows_forward_and_gradient() -> None:
     want = torch.autograd.grad((expected * weights).sum(), list(model.parameters()), allow_unused=True)
     for left, right in zip(got, want, strict=True):
         torch.testing.assert_close(left, right, atol=2e-5, rtol=1e-4)  # sums of float32 in another order
+
+
+def _ends(row: Row, at: int) -> bool:
+    return at + 1 == len(row) or row.branches[at + 1] != row.branches[at]
 
 
 def test_a_branch_equals_the_same_words_alone_after_the_prefix() -> None:

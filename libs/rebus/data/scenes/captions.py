@@ -1,11 +1,10 @@
-"""Captions of a scene: where things are, what they are, how they stand to each other."""
+"""Captions of a scene: where things are and what they are."""
 
 from __future__ import annotations
 
-from itertools import permutations
-
-from rebus.data.scenes.graph import RELATIONS, Description, Scene, SceneObject, describe, place, related
+from rebus.data.scenes.graph import ATTRIBUTES, Scene, SceneObject, describe, place
 from rebus.data.scenes.questions import with_article
+
 
 def reading_order(scene: Scene) -> list[SceneObject]:
     """Row by row of the 3 x 3 grid, left to right within a row."""
@@ -18,20 +17,6 @@ def phrases(scene: Scene) -> list[tuple[str, SceneObject]]:
     Location first, because the place decides which object comes next; then only looking remains.
     """
     return [
-        (f"{place(item)}, {with_article(_full(item).text)}.", item)
+        (f"{place(item)}, {with_article(describe(item, tuple(ATTRIBUTES)).text)}.", item)
         for item in reading_order(scene)
     ]
-
-
-def statements(scene: Scene) -> list[str]:
-    """Every relation that holds between two objects: ``the small red metal cube is left of the large gray ....``"""
-    return [
-        f"the {_full(first).text} is {relation} the {_full(second).text}."
-        for first, second in permutations(reading_order(scene), 2)
-        for relation in RELATIONS
-        if related(first, relation, second)
-    ]
-
-
-def _full(item: SceneObject) -> Description:
-    return describe(item, ("size", "color", "material", "shape"))

@@ -20,7 +20,7 @@ _PHRASES = (("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("ma
 
 
 def draw_question(rng: random.Random, scenes: Sequence[Scene], kind: str) -> Question | None:
-    """A question of ``kind`` about ``scenes`` (two for ``difference``, else one), or ``None`` if the scene admits none."""
+    """A question of ``kind`` about ``scenes`` (two for ``difference``, else one); ``None`` if they admit none."""
     return _DRAWERS[kind](rng, scenes)
 
 

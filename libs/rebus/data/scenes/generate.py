@@ -1,4 +1,4 @@
-"""Rows of scenes: captioned images with packed questions, interleaved documents of image pairs, and text-only scenes."""
+"""Rows of scenes: captioned images with packed questions, interleaved pairs of images, and scenes in words only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rebus.data.sample import Sample, Segment
 from rebus.data.scenes import answers
-from rebus.data.scenes.captions import phrases, statements
+from rebus.data.scenes.captions import phrases
 from rebus.data.scenes.drawing import draw_question
 from rebus.data.scenes.graph import (
     COLORS,
@@ -48,16 +48,19 @@ class ScenesConfig:
     min_objects: int = 1
     max_objects: int = 4
     # Questions asked about each row.
-    questions_per_scene: int = 10
-    # Relative frequency of question kinds; kinds not named have 1.
-    kind_weights: dict[str, float] = field(default_factory=lambda: {"relation": 2.0, "comparison": 1.5})
+    questions_per_scene: int = 12
+    # Relative frequency of question kinds; kinds not named have 1. What takes several looks takes more examples.
+    kind_weights: dict[str, float] = field(
+        default_factory=lambda: {"existence": 2.0, "count": 2.0, "comparison": 4.0, "relation": 4.0}
+    )
     # Shares of families (scenes) held out.
     validation_share: float = 0.05
     test_share: float = 0.05
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_objects <= self.max_objects <= MAX_OBJECTS:
-            raise ValueError(f"need 1 <= min_objects={self.min_objects} <= max_objects={self.max_objects} <= {MAX_OBJECTS}")
+            found = f"min_objects={self.min_objects} <= max_objects={self.max_objects}"
+            raise ValueError(f"need 1 <= {found} <= {MAX_OBJECTS}")
         if min(self.num_scenes, self.num_pairs, self.num_texts, self.questions_per_scene) < 0:
             raise ValueError("num_scenes, num_pairs, num_texts and questions_per_scene must not be negative")
         if not 16 <= self.image_size <= 2048:
@@ -107,7 +110,7 @@ def _sample(config: ScenesConfig, form: str, index: int, scenes: Sequence[Scene]
 def _captioned(config: ScenesConfig, index: int) -> Sample:
     rng = _rng(config, "captioned", index)
     scene = random_scene(rng, config.min_objects, config.max_objects)
-    segments = [Segment(type="image", media=0), *_caption(rng, scene, branch=1, media=0)]
+    segments = [Segment(type="image", media=0), *_caption(scene, branch=1, media=0)]
     segments += _questions(rng, config, [scene], _IMAGE_KINDS, first_branch=2)
     media = [_png(rng, config, scene)]
     return _sample(config, "captioned", index, [scene], segments=segments, media=media)
@@ -122,8 +125,8 @@ def _interleaved(config: ScenesConfig, index: int) -> Sample:
         Segment(type="image", media=0),
         Segment(text="second image:"),
         Segment(type="image", media=1),
-        *_caption(rng, before, branch=1, media=0, opening="the first image shows:"),
-        *_caption(rng, after, branch=2, media=1, opening="the second image shows:"),
+        *_caption(before, branch=1, media=0, opening="the first image shows:"),
+        *_caption(after, branch=2, media=1, opening="the second image shows:"),
     ]
     segments += _questions(rng, config, [before, after], ("difference",), first_branch=3)
     media = [_png(rng, config, before), _png(rng, config, after)]
@@ -143,12 +146,10 @@ def _png(rng: random.Random, config: ScenesConfig, scene: Scene) -> bytes:
     return encode_png(render(scene, config.image_size, background=rng.randint(215, 240)))
 
 
-def _caption(rng: random.Random, scene: Scene, *, branch: int, media: int, opening: str = "") -> list[Segment]:
-    """The caption: one segment an object with its box, then how two of them stand to each other."""
+def _caption(scene: Scene, *, branch: int, media: int, opening: str = "") -> list[Segment]:
+    """The caption: one segment an object, with its box."""
     common = {"role": "assistant", "loss": True, "branch": branch, "task": "caption"}
     told = [Segment(text=text, region=item.box, media=media, **common) for text, item in phrases(scene)]
-    relations = statements(scene)
-    told += [Segment(text=text, **common) for text in rng.sample(relations, min(1, len(relations)))]
     return ([Segment(text=opening, branch=branch, task="caption")] if opening else []) + told
 
 
@@ -166,9 +167,7 @@ def _questions(
     for branch, question in enumerate(asked, start=first_branch):
         told = answers.answer(scenes, question)
         segments.append(Segment(text=question.text, branch=branch, task=question.kind))
-        segments.append(
-            Segment(text=str(told), role="assistant", loss=True, branch=branch, task=question.kind)
-        )
+        segments.append(Segment(text=str(told), role="assistant", loss=True, branch=branch, task=question.kind))
     return segments
 
 
@@ -189,7 +188,7 @@ def change(rng: random.Random, scene: Scene) -> Scene:
             return rest or scene
         changed = _altered(rng, scene[at], rest, kind)
         if changed is not None:
-            return scene[:at] + (changed,) + scene[at + 1 :]
+            return (*scene[:at], changed, *scene[at + 1 :])
     return scene
 
 

@@ -65,9 +65,7 @@ class Description:
 
     def matches(self, item: SceneObject) -> bool:
         """Whether ``item`` has every attribute named."""
-        return all(
-            getattr(self, name) is None or getattr(self, name) == getattr(item, name) for name in ATTRIBUTES
-        )
+        return all(getattr(self, name) is None or getattr(self, name) == getattr(item, name) for name in ATTRIBUTES)
 
     @property
     def text(self) -> str:

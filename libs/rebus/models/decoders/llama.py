@@ -1,4 +1,4 @@
-"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Weights are named as in transformers."""
+"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU; named as in transformers."""
 
 # Shape suffixes: B batch, S tokens, C cached + new tokens, D width, N heads, K key/value heads, H head dim, F hidden.
 
@@ -17,6 +17,9 @@ from rebus.models.attention import Attend, dense_attention
 from rebus.models.branches import BranchLayout, branch_attention
 from rebus.models.cache import KVCache
 from rebus.registry import register
+
+# Mean diagonal of a layer's value-then-output map at the start: the share of what is attended to that is taken over.
+_COPY_STRENGTH = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +145,28 @@ class Llama(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """GPT-2's scheme, residual outputs shrunk by the depth; queries and keys start alike.
+        """GPT-2's scheme, and attention that from the first step looks for its like and copies what it finds.
 
-        With equal query and key weights a token attends to tokens like itself from the first step ("Mimetic
-        Initialization of Self-Attention Layers", arXiv 2305.09828): a word finds the image tokens that show it, which
-        small models otherwise take most of their training to discover.
+        "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): with equal query and key weights a token
+        attends to tokens like itself, and with output weights that undo the value weights it takes over what they hold.
+        A word then finds the image tokens that show it, which a small model otherwise takes most of its training to
+        discover.
         """
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * self.config.num_layers) if residual else 1))
-        groups = self.config.num_heads // self.config.num_kv_heads
+                shrink = math.sqrt(2 * self.config.num_layers) if name.endswith("down_proj.weight") else 1.0
+                nn.init.normal_(parameter, std=0.02 / shrink)
+        groups, head_width = self.config.num_heads // self.config.num_kv_heads, self.config.head_width
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
-            nn.init.normal_(query, std=self.config.width**-0.5)
+            attention = layer.self_attn
+            nn.init.normal_(attention.q_proj.weight, std=self.config.width**-0.5)
+            nn.init.normal_(attention.v_proj.weight, std=(_COPY_STRENGTH / self.config.width) ** 0.5)
             with torch.no_grad():
-                key.copy_(query.unflatten(0, (-1, groups, self.config.head_width))[:, 0].flatten(0, 1))
+                first_of_group = attention.q_proj.weight.unflatten(0, (-1, groups, head_width))[:, 0]
+                attention.k_proj.weight.copy_(first_of_group.flatten(0, 1))
+                shared = attention.v_proj.weight.unflatten(0, (-1, 1, head_width)).expand(-1, groups, -1, -1)
+                attention.o_proj.weight.copy_(shared.flatten(0, 2).T / groups)
 
     def forward(
         self, embeds_BSD: Tensor, positions_BS: Tensor, mask_BSC: Tensor | None = None, cache: KVCache | None = None
@@ -183,7 +191,7 @@ class Llama(nn.Module):
         return hidden_BSD
 
     def forward_packed(self, embeds_TD: Tensor, positions_T: Tensor, layout: BranchLayout) -> Tensor:
-        """Hidden states ``[T, D]`` of rows without padding, laid out as ``layout`` says; equals ``forward`` row by row."""
+        """Hidden states ``[T, D]`` of rows without padding, laid out as ``layout`` says; ``forward`` row by row."""
 
         def attend(layer: int, q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor) -> Tensor:
             del layer
@@ -191,7 +199,9 @@ class Llama(nn.Module):
 
         return self._layers(embeds_TD[None], positions_T[None], attend)[0]
 
-    def _layers(self, x_BSD: Tensor, positions_BS: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def _layers(
+        self, x_BSD: Tensor, positions_BS: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
         cos_BSH, sin_BSH = rotary_tables(positions_BS, self.config.head_width, self.config.rope_theta)
         tables = (cos_BSH[:, :, None].to(x_BSD.dtype), sin_BSH[:, :, None].to(x_BSD.dtype))
         for index, layer in enumerate(self.layers):

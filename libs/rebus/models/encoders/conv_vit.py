@@ -29,7 +29,9 @@ class ConvVitConfig:
 
     def __post_init__(self) -> None:
         if not self.channels or self.image_size % 2 ** len(self.channels):
-            raise ValueError(f"image_size={self.image_size} must be divisible by 2 ** {len(self.channels)} convolutions")
+            raise ValueError(
+                f"image_size={self.image_size} must be divisible by 2 ** {len(self.channels)}, once a convolution"
+            )
         if self.num_layers and self.channels[-1] % self.num_heads:
             raise ValueError(f"channels[-1]={self.channels[-1]} must be divisible by num_heads={self.num_heads}")
 
@@ -43,16 +45,20 @@ class ConvVit(nn.Module):
         self.image_size, self.width = config.image_size, config.channels[-1]
         side = config.image_size // 2 ** len(config.channels)
         self.grid = (side, side)
-        self.stem = nn.Sequential(*[
-            layer
-            for width_in, width_out in zip([3, *config.channels], config.channels, strict=False)
-            for layer in _convolution(width_in, width_out)
-        ])
+        self.stem = nn.Sequential(
+            *[
+                layer
+                for width_in, width_out in zip([3, *config.channels], config.channels, strict=False)
+                for layer in _convolution(width_in, width_out)
+            ]
+        )
         self.position = nn.Parameter(torch.randn(side * side, self.width) * 0.02)
-        self.blocks = nn.ModuleList([
-            EncoderBlock(self.width, config.num_heads, config.hidden_width, config.norm_eps)
-            for _ in range(config.num_layers)
-        ])
+        self.blocks = nn.ModuleList(
+            [
+                EncoderBlock(self.width, config.num_heads, config.hidden_width, config.norm_eps)
+                for _ in range(config.num_layers)
+            ]
+        )
         self.norm = nn.LayerNorm(self.width, eps=config.norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -66,4 +72,4 @@ class ConvVit(nn.Module):
 
 def _convolution(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(width_in, width_out, 3, stride=2, padding=1, bias=False)
-    return convolution.to(memory_format=torch.channels_last), nn.BatchNorm2d(width_out), nn.ReLU()
+    return convolution, nn.BatchNorm2d(width_out), nn.ReLU()

@@ -43,10 +43,12 @@ class Vit(nn.Module):
         self.grid = (side, side)
         self.patch_embed = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         self.position = nn.Parameter(torch.randn(side * side, config.width) * 0.02)
-        self.blocks = nn.ModuleList([
-            EncoderBlock(config.width, config.num_heads, config.hidden_width, config.norm_eps)
-            for _ in range(config.num_layers)
-        ])
+        self.blocks = nn.ModuleList(
+            [
+                EncoderBlock(config.width, config.num_heads, config.hidden_width, config.norm_eps)
+                for _ in range(config.num_layers)
+            ]
+        )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:

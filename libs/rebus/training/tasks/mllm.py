@@ -173,9 +173,7 @@ class _Budget:
 class _PreparedRows:
     """The rows of one binding, decoded and encoded once while memory lasts."""
 
-    def __init__(
-        self, source: SampleSource, tasks: Sequence[str], encoder: Encoder, processor: ImageProcessor
-    ) -> None:
+    def __init__(self, source: SampleSource, tasks: Sequence[str], encoder: Encoder, processor: ImageProcessor) -> None:
         self.source = source
         self._tasks, self._encoder, self._processor = tasks, encoder, processor
         self._kept: dict[int, _Prepared] = {}
@@ -192,7 +190,8 @@ class _PreparedRows:
 
     def _prepare(self, sample: Sample) -> _Prepared:
         row = self._encoder.encode(sample, self._tasks)
-        pixels = [self._processor(sample.media[index], field=f"sample[{sample.id}].media[{index}]") for index in row.images]
+        where = f"sample[{sample.id}].media"
+        pixels = [self._processor(sample.media[index], field=f"{where}[{index}]") for index in row.images]
         return _Prepared(row, pixels)
 
 

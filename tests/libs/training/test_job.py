@@ -1,0 +1,182 @@
+"""A run as a job: from the stored ``Run`` to published checkpoints, through a kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+
+from rebus.config import to_plain
+from rebus.data.dataset import write_version
+from rebus.errors import CancelledError, InvalidArgumentError, NotFoundError
+from rebus.jobs.context import JobContext
+from rebus.jobs.events import EventLog
+from rebus.models.io import load_tensors
+from rebus.store import Store, documents, manifests
+from rebus.training import job
+from rebus.training.checkpoints import CheckpointStore
+from rebus.v1.training_pb2 import Run
+from tests.libs.training.scenes_run import RECIPE, samples
+
+
+def new_run(store: Store, name: str = "runs/tiny", **changes: object) -> Run:
+    version = write_version(store, "datasets/scenes", samples())
+    recipe = yaml.safe_dump(to_plain({**RECIPE, **changes}))
+    return documents.create(store, Run(name=name, recipe=recipe, datasets={"scenes": version.name}))
+
+
+def execute(store: Store, folder: Path, name: str = "runs/tiny") -> Run:
+    context = JobContext(store, name, folder)
+    job.run(context)
+    context.flush()
+    return documents.get(store, Run, name)
+
+
+def losses(store: Store, name: str) -> dict[int, float]:
+    """Loss by step, as the events tell it; a step done twice counts as done last."""
+    found: dict[int, float] = {}
+    for event in EventLog(store, name).read():
+        if event.kind == "metrics":
+            values = json_format.MessageToDict(event.values)
+            told, last = values["losses"], int(values["step"])
+            found.update(zip(range(last - len(told) + 1, last + 1), told, strict=True))
+    return found
+
+
+def test_a_run_leaves_its_checkpoint_its_mixture_and_its_metrics(store: Store, tmp_path: Path) -> None:
+    new_run(store)
+    run = execute(store, tmp_path / "cache")
+    assert run.step == 11
+    assert run.checkpoint == "runs/tiny/checkpoints/step-11"
+    shares = {share.source: share for share in run.mixture}
+    assert (shares["captions"].num_samples, shares["all"].num_samples) == (26, 18)
+    version = documents.get(store, type(documents.get(store, Run, run.name)), run.name).datasets["scenes"]
+    assert {share.dataset_version for share in run.mixture} == {version}
+    assert all(len(share.dataset_digest) == 64 for share in run.mixture)
+    assert {"loss", "tokens_per_second", "data_wait_share", "grad_norm"} <= set(run.metrics)
+    assert manifests.verify(store, run.checkpoint) == []
+    assert sorted(losses(store, run.name)) == list(range(1, 12))
+    # Two are kept: the last of the rhythm and the last of all.
+    assert CheckpointStore(store, run.name, keep=2, cache_dir=tmp_path).steps() == [11, 8]
+
+
+def test_a_seed_of_the_run_goes_before_the_recipes(store: Store, tmp_path: Path) -> None:
+    first = new_run(store)
+    for name, seed in (("runs/a", 5), ("runs/b", 5), ("runs/c", 6)):
+        documents.create(store, Run(name=name, recipe=first.recipe, datasets=first.datasets, seed=seed))
+        execute(store, tmp_path / name, name)
+    assert losses(store, "runs/a") == losses(store, "runs/b") != losses(store, "runs/c")
+
+
+@pytest.mark.slow
+def test_sigkill_at_a_random_step_then_resume_changes_nothing(store: Store, tmp_path: Path) -> None:
+    """The bar: every later loss and the final weights equal the uninterrupted run's bit for bit."""
+    stages = [{**stage, "steps": steps} for stage, steps in zip(RECIPE["stages"], (20, 60), strict=True)]
+    changes = {"stages": stages, "checkpoint": {"every_steps": 7}, "report_every_steps": 1}
+    first = new_run(store, **changes)
+    documents.create(store, Run(name="runs/whole", recipe=first.recipe, datasets=first.datasets))
+    execute(store, tmp_path / "whole", "runs/whole")
+
+    target = random.Random(os.urandom(8)).randint(10, 70)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, store.url, "runs/tiny", str(tmp_path / "killed"), str(target)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        process.wait(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = documents.get(store, Run, "runs/tiny").step
+    assert done < 80, f"killed too late (step {target})"
+
+    run = execute(store, tmp_path / "killed")
+    assert run.step == 80
+    whole = documents.get(store, Run, "runs/whole")
+    mine, theirs = (manifests.fetch(store, r.checkpoint, tmp_path / "check") for r in (run, whole))
+    left, right = (load_tensors(folder / "model.safetensors") for folder in (mine, theirs))
+    assert all(left[name].equal(right[name]) for name in right), f"killed at step {target}"
+    told = losses(store, "runs/tiny")
+    assert told.items() <= losses(store, "runs/whole").items(), f"killed at step {target}"
+    assert set(range(done + 1, 81)) <= told.keys()
+    assert run.mixture == whole.mixture
+
+
+# Kills itself without warning once the given step is done.
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from rebus.jobs.context import JobContext
+from rebus.store import Store
+from rebus.training import job
+
+class Context(JobContext):
+    def progress(self, fraction, message=""):
+        super().progress(fraction, message)
+        if round(fraction * 80) >= int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+job.run(Context(Store.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+"""
+
+
+def test_a_cancelled_run_goes_on_from_its_checkpoint(store: Store, tmp_path: Path) -> None:
+    new_run(store)
+    context = JobContext(store, "runs/tiny", tmp_path / "cache")
+    published = CheckpointStore.publish
+
+    def publish_then_stop(self: CheckpointStore, step: int, folder: Path) -> str:
+        context.stop()
+        return published(self, step, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointStore, "publish", publish_then_stop)
+        with pytest.raises(CancelledError):
+            job.run(context)
+    assert documents.get(store, Run, "runs/tiny").step == 4
+    assert execute(store, tmp_path / "cache").step == 11
+
+
+def test_a_half_written_or_damaged_checkpoint_is_passed_over(store: Store, tmp_path: Path) -> None:
+    new_run(store)
+    execute(store, tmp_path / "cache")
+    checkpoints = CheckpointStore(store, "runs/tiny", keep=2, cache_dir=tmp_path / "other")
+    store.put("runs/tiny/checkpoints/step-99/model.safetensors", b"half")
+    assert checkpoints.steps() == [11, 8]
+    store.put("runs/tiny/checkpoints/step-11/model.safetensors", b"altered")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert '"step": 8' in (latest / "state.json").read_text()
+
+
+def test_what_is_missing_is_named(store: Store, tmp_path: Path) -> None:
+    run = new_run(store)
+    cases = [
+        (Run(name="runs/unbound", recipe=run.recipe), InvalidArgumentError, r"run.datasets.scenes"),
+        (
+            Run(name="runs/gone", recipe=run.recipe, datasets={"scenes": "datasets/scenes/versions/9"}),
+            NotFoundError,
+            "versions/9",
+        ),
+        (
+            Run(name="runs/typo", recipe=run.recipe.replace("batch_size", "batchsize"), datasets=run.datasets),
+            InvalidArgumentError,
+            r"recipe.stages.0.batchsize: unknown key; did you mean 'batch_size'",
+        ),
+        (
+            Run(name="runs/empty", recipe=run.recipe.replace("/captioned", "/caption"), datasets=run.datasets),
+            InvalidArgumentError,
+            r"recipe.data.captions: no row of datasets/scenes/versions/1",
+        ),
+    ]
+    for document, error, message in cases:
+        documents.create(store, document)
+        with pytest.raises(error, match=message):
+            execute(store, tmp_path / "cache", document.name)

@@ -1,0 +1,162 @@
+"""The loop: exact resume, freezing, accounting, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rebus.errors import FailedPreconditionError, InvalidArgumentError
+from rebus.models import load_model
+from rebus.training.loop import Trained, deterministic
+from rebus.training.prefetch import Prefetcher
+from rebus.training.task import Batch
+from tests.libs.training import scenes_run
+from tests.libs.training.scenes_run import Recorder, Stop, execute, recipe
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recorder]:
+    """The uninterrupted run."""
+    recorder = Recorder(tmp_path_factory.mktemp("whole"))
+    return execute(recipe(), recorder), recorder
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("killed_after", [4, 5, 7, 8, 10])
+def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Trained, Recorder], tmp_path: Path, killed_after: int) -> None:
+    """Killed within a stage, at its end and between checkpoints: later losses, weights and counts are the same."""
+    trained, reference = whole
+    first = Recorder(tmp_path / "first", stop_after=killed_after)
+    with pytest.raises(Stop):
+        execute(recipe(), first)
+    step = max(first.checkpoints)
+    assert step == killed_after - killed_after % 4
+
+    second = Recorder(tmp_path / "second")
+    resumed = execute(recipe(), second, resume_from=first.checkpoints[step])
+
+    assert second.losses == reference.losses[step:]
+    assert same(resumed.model.state_dict(), trained.model.state_dict())
+    assert resumed.state == trained.state
+
+
+def test_two_runs_of_a_seed_are_equal_and_another_seed_differs(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:
+    again, other = Recorder(tmp_path / "again"), Recorder(tmp_path / "other")
+    assert same(execute(recipe(), again).model.state_dict(), whole[0].model.state_dict())
+    assert again.losses == whole[1].losses
+    execute(recipe(), other, seed=1)
+    assert other.losses != whole[1].losses
+
+
+def test_frozen_parts_do_not_move_batch_statistics_included(tmp_path: Path) -> None:
+    stages = [{**scenes_run.RECIPE["stages"][1], "trainable": ["connector", "decoder"]}]
+    recorder = Recorder(tmp_path)
+    model = execute(recipe(stages=stages, checkpoint={"every_steps": 1}), recorder).model.state_dict()
+    before = load_model(recorder.checkpoints[1]).state_dict()
+    moved = {name.split(".")[0] for name in model if not torch.equal(model[name], before[name])}
+    assert moved == {"connector", "decoder"}
+
+
+def test_a_stage_trains_the_parts_it_names_and_no_others(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:
+    """The decoder's layers wait for their stage: they are as a run drew them that never trains them."""
+    early, late = (load_model(whole[1].checkpoints[step]).state_dict() for step in (4, 8))
+    stages = [{**scenes_run.RECIPE["stages"][0], "steps": 1, "trainable": ["vision_encoder"]}]
+    drawn = execute(recipe(stages=stages), Recorder(tmp_path)).model.state_dict()
+    name = "decoder.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(early[name], drawn[name])
+    assert not torch.equal(late[name], early[name])
+    table = "decoder.embed_tokens.weight"
+    assert not torch.equal(early[table], drawn[table])
+
+
+def test_what_was_consumed_is_counted_by_source(whole: tuple[Trained, Recorder]) -> None:
+    consumed = whole[0].state.consumed
+    # 5 steps of 4 captions, then 6 steps of 1 caption and 3 of all.
+    assert consumed["captions"].samples == 5 * 4 + 6
+    assert consumed["all"].samples == 6 * 3
+    assert consumed["captions"].images == consumed["captions"].samples
+    assert consumed["captions"].tokens > 17 * 26
+
+
+def test_reports_hold_every_loss_and_keep_their_rhythm(whole: tuple[Trained, Recorder]) -> None:
+    reports = whole[1].reports
+    assert [(r["step"], r["stage"]) for r in reports] == [
+        (3, "recognition"),
+        (5, "recognition"),
+        (6, "instruction"),
+        (9, "instruction"),
+        (11, "instruction"),
+    ]
+    assert [len(r["losses"]) for r in reports] == [3, 2, 1, 3, 2]
+    for report in reports:
+        assert report["loss"] == pytest.approx(sum(report["losses"]) / len(report["losses"]))
+        assert 0 <= report["data_wait_share"] <= 1
+        assert report["tokens_per_second"] > 0
+    last = reports[-1]
+    expected = last["loss/language-modeling"] + 0.3 * last["loss/region-words"]
+    assert last["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_last_checkpoint_is_a_model_folder(whole: tuple[Trained, Recorder]) -> None:
+    folder = whole[1].checkpoints[11]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "state.json",
+        "tokenizer.json",
+    ]
+    assert same(load_model(folder).state_dict(), whole[0].model.state_dict())
+
+
+def test_a_checkpoint_of_another_run_is_refused(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:
+    folder = whole[1].checkpoints[4]
+    with pytest.raises(FailedPreconditionError, match="seed 0 -> 7"):
+        execute(recipe(), Recorder(tmp_path), seed=7, resume_from=folder)
+    with pytest.raises(FailedPreconditionError, match="recipe_digest"):
+        execute(recipe(report_every_steps=4), Recorder(tmp_path), resume_from=folder)
+
+
+def test_a_part_that_the_model_lacks_is_named(tmp_path: Path) -> None:
+    stages = [{**scenes_run.RECIPE["stages"][0], "trainable": ["encoder"]}]
+    with pytest.raises(InvalidArgumentError, match=r"recipe.stages.0.trainable: the model has no part 'encoder'"):
+        execute(recipe(stages=stages), Recorder(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    stages = [{**scenes_run.RECIPE["stages"][0], "optimizer": {"name": "adamw", "lr": 1e30}, "max_grad_norm": 0}]
+    with pytest.raises(FailedPreconditionError, match="stage 'recognition', step"):
+        execute(recipe(stages=stages), Recorder(tmp_path))
+
+
+def test_thread_and_determinism_settings_are_put_back() -> None:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with deterministic(1):
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (1, True)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_batches_come_in_order_and_an_error_reaches_the_consumer() -> None:
+    def make(step: int) -> Batch:
+        if step == 5:
+            raise InvalidArgumentError("row 5 is bad")
+        return Batch(data=step)
+
+    with Prefetcher(make, 2, 9) as batches:
+        seen = []
+        with pytest.raises(InvalidArgumentError, match="row 5 is bad"):
+            seen.extend(batch.data for batch in batches)
+    assert seen == [2, 3, 4]
+    with Prefetcher(make, 0, 5) as batches:
+        assert [batch.data for batch in batches] == [0, 1, 2, 3, 4]
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    with Prefetcher(lambda step: Batch(data=step), 0, 10_000) as batches:
+        assert next(iter(batches)).data == 0
+    assert not batches._thread.is_alive()
