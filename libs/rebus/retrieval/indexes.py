@@ -13,10 +13,6 @@ import faiss
 
 from rebus.registry import NoSettings, register
 
-# Below this many queries FAISS computes distances one by one. Its default leaves a batch of 64 without BLAS, several
-# times slower (``tools/bench/retrieval.py`` measures it).
-faiss.cvar.distance_compute_blas_threshold = 20
-
 # FAISS's four-letter code of each kind's file.
 MAGIC = {"flat": b"IxFI", "hnsw": b"IHNf"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,13 @@ from rebus import registry
 from rebus.errors import invalid
 
 MAX_TOP_K = 1000
-# Threads of one search; calls side by side share the cores without one another's help.
-SEARCH_THREADS = max(1, min(4, os.cpu_count() or 1))
+# Queries from which on distances are computed by BLAS, all at once. FAISS's default lies in the hundreds, which makes a
+# batch of 64 several times slower; from the first query on would make single ones several times slower
+# (``tools/bench/retrieval.py`` measures it).
+BLAS_QUERIES = 4
+# Threads of one search. Calls run side by side on the cores; with threads of its own each would wait for the
+# others', and on busy cores that costs far more than it gains.
+SEARCH_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class SearchIndex:
         if not 1 <= k <= MAX_TOP_K:
             raise invalid("top_k", f"{k} is outside 1..{MAX_TOP_K}")
         faiss.omp_set_num_threads(SEARCH_THREADS)  # counts for the calling thread alone
+        # FAISS compares it with queries times dimensions. It is one variable for all threads; a search that reads what
+        # another wrote is slower or faster, not wrong.
+        faiss.cvar.distance_compute_blas_threshold = BLAS_QUERIES * self.dimension
         return self.faiss_index.search(np.ascontiguousarray(queries, np.float32), min(k, self.num_vectors))
 
 

@@ -26,7 +26,7 @@ def buckets(*ngrams: str) -> list[int]:
     ("text", "ngrams"),
     [
         ("Ab c", ["=ab", "<ab", "ab>", "<ab>", "=c", "<c>"]),
-        ("ｃａt!", ["=cat", "<ca", "cat", "at>", "<cat", "cat>"]),  # full-width letters and punctuation
+        ("\uff23\uff21t!", ["=cat", "<ca", "cat", "at>", "<cat", "cat>"]),  # full-width letters and punctuation
         ("猫", ["=猫", "<猫>", "猫"]),  # scripts without spaces give single characters too
         ("...", [""]),
     ],

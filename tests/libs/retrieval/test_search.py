@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
@@ -26,9 +24,9 @@ def build(spec: dict[str, object], vectors: NDArray[np.float32]) -> SearchIndex:
 
 
 @pytest.fixture(params=[1, 64], ids=["one-query", "batch"])
-def queries(request: pytest.FixtureRequest) -> Iterator[NDArray[np.float32]]:
+def queries(request: pytest.FixtureRequest) -> NDArray[np.float32]:
     """FAISS takes another path for a batch than for single queries."""
-    yield unit_vectors(request.param, 24, seed=1)
+    return unit_vectors(request.param, 24, seed=1)
 
 
 def test_flat_equals_brute_force(queries: NDArray[np.float32]) -> None:
@@ -106,6 +104,8 @@ def test_no_vectors_and_unknown_settings_are_refused() -> None:
         build({"name": "hnsw", "num_link": 3}, unit_vectors(4, 8, seed=0))
 
 
-def test_importing_sets_faiss_to_use_blas_for_batches() -> None:
-    assert "rebus.retrieval.indexes" in sys.modules
-    assert faiss.cvar.distance_compute_blas_threshold == 20
+def test_a_search_lets_faiss_use_blas_for_batches_but_not_for_single_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS compares its threshold with queries times dimensions."""
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 128_000)
+    build({"name": "flat"}, unit_vectors(4, 8, seed=0)).search(unit_vectors(1, 8, seed=1), 2)
+    assert 1 * 8 < faiss.cvar.distance_compute_blas_threshold <= 8 * 8
