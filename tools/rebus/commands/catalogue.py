@@ -28,8 +28,14 @@ def components(
         print_json([{**_identity(c), "settings": _settings(c.config)} for c in found])
         return
     print_table(
-        ("kind", "name", "papers", "what it is"), ((c.kind, c.name, ", ".join(c.papers), c.summary) for c in found)
+        ("kind", "name", "papers", "what it is"),
+        ((c.kind, c.name, ", ".join(c.papers), _words(c.summary)) for c in found),
     )
+
+
+def _words(summary: str) -> str:
+    """A docstring's line without its markup for code."""
+    return summary.replace("``", "")
 
 
 def _identity(component: Any) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def _print_settings(component: Any, format: Format) -> None:
     if format is Format.JSON:
         print_json({**_identity(component), "settings": settings})
         return
-    say(component.summary)
+    say(_words(component.summary))
     print_table(
         ("setting", "type", "default"), ((s["name"], s["type"], str(s.get("default", "(required)"))) for s in settings)
     )
