@@ -26,6 +26,6 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         return load_yaml(Path(recipe))
     if recipe not in recipe_names():
         near = difflib.get_close_matches(recipe, recipe_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"packaged recipes: {', '.join(recipe_names())}"
-        raise invalid("recipe", f"no recipe {recipe!r}; {hint}, or give a path that ends in .yaml")
+        hint = f"did you mean {near[0]!r}?" if near else f"packaged recipes: {', '.join(recipe_names())}."
+        raise invalid("recipe", f"no recipe {recipe!r}; {hint} A file's path ends in .yaml.")
     return load_yaml(RECIPES / f"{recipe}.yaml")
