@@ -40,9 +40,8 @@ def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
         message.image = sample.media[segment.media]
     else:
         message.text = segment.text
-    if segment.region is not None:
-        x1, y1, x2, y2 = segment.region
-        message.region.CopyFrom(pb.Box(x1=x1, y1=y1, x2=x2, y2=y2))
+    for x1, y1, x2, y2 in segment.regions or ():
+        message.regions.add(x1=x1, y1=y1, x2=x2, y2=y2)
     return message
 
 

@@ -160,9 +160,7 @@ def evaluation_panel(client: Client, evaluation: evaluation_pb2.Evaluation) -> E
     answers: dict[str, list[Answered]] = defaultdict(list)
     for example in shown:
         prediction = example.prediction
-        answered = Answered(
-            prediction=prediction, right=example.right, pictures=pictures.get(prediction.sample_id, [])
-        )
+        answered = Answered(prediction=prediction, right=example.right, pictures=pictures.get(prediction.sample_id, []))
         answers[example.title].append(answered)
     return EvaluationPanel(evaluation=evaluation, answers=answers)
 

@@ -11,7 +11,7 @@ computed exactly as if it stood alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +42,24 @@ class EncodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Phrase:
-    """The tokens of a segment that names a region: which image, where, what."""
+    """The tokens of a learned segment that speaks of one region: which image, where, what."""
 
     # Index among the row's images.
     image: int
     region: Box
     token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A question about regions of an image."""
+
+    # Index among the row's images.
+    image: int
+    # Empty: the question describes nothing that is there.
+    regions: tuple[Box, ...]
+    # Index of the token that the answer follows.
+    at: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +74,7 @@ class Row:
     # Indices into the sample's media, in order of their placeholders.
     images: tuple[int, ...]
     phrases: tuple[Phrase, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -120,7 +133,8 @@ class _RowBuilder:
         self._positions: list[int] = []
         self._branches: list[int] = []
         self._images: list[int] = []
-        self._phrases: list[tuple[Segment, tuple[int, ...]]] = []
+        # (segment with known regions, index of the token after it, its tokens)
+        self._grounded: list[tuple[Segment, int, tuple[int, ...]]] = []
         self._branch = 0
         self._role = ""
         self._turn_has_loss = False
@@ -140,8 +154,8 @@ class _RowBuilder:
         ids = self._tokenizer.encode(segment.text)
         self._append(ids, loss=segment.loss)
         self._turn_has_loss |= segment.loss
-        if segment.region is not None:
-            self._phrases.append((segment, tuple(ids)))
+        if segment.regions is not None:
+            self._grounded.append((segment, len(self._ids), tuple(ids)))
 
     def _open_turn(self, role: str) -> None:
         self._close_turn()
@@ -177,14 +191,25 @@ class _RowBuilder:
             positions=np.array(self._positions, dtype=np.int64),
             branches=np.array(self._branches, dtype=np.int64),
             images=tuple(self._images),
-            phrases=tuple(self._phrase(segment, ids) for segment, ids in self._phrases),
+            phrases=tuple(self._found_phrases()),
+            references=tuple(self._found_references()),
         )
 
-    def _phrase(self, segment: Segment, ids: tuple[int, ...]) -> Phrase:
-        """``segment.media`` says which image a region lies in; without it, the row's first."""
-        assert segment.region is not None
-        image = self._images.index(segment.media) if segment.media in self._images else 0
-        return Phrase(image=image, region=segment.region, token_ids=ids)
+    def _found_phrases(self) -> Iterator[Phrase]:
+        for segment, _, ids in self._grounded:
+            if segment.loss and segment.regions and len(segment.regions) == 1:
+                yield Phrase(image=self._image_of(segment), region=segment.regions[0], token_ids=ids)
+
+    def _found_references(self) -> Iterator[Reference]:
+        """Questions that an answer follows: the token behind each opens the assistant's turn."""
+        for segment, after, _ in self._grounded:
+            answered = after < len(self._ids) and self._ids[after] == self._markers["assistant"]
+            if not segment.loss and segment.regions is not None and answered:
+                yield Reference(image=self._image_of(segment), regions=segment.regions, at=after)
+
+    def _image_of(self, segment: Segment) -> int:
+        """``segment.media`` says which image its regions lie in; without it, the row's first."""
+        return self._images.index(segment.media) if segment.media in self._images else 0
 
 
 def attention_allowed(branches: NDArray[np.int64]) -> NDArray[np.bool_]:

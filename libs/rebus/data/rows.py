@@ -14,6 +14,8 @@ import pyarrow as pa
 from rebus.config import canonical_json
 from rebus.data.sample import Box, Role, Sample, Segment, SegmentType
 
+Boxes = Sequence[Sequence[float]]
+
 _SEGMENT = pa.struct(
     [
         ("type", pa.string()),
@@ -23,7 +25,7 @@ _SEGMENT = pa.struct(
         ("loss", pa.bool_()),
         ("branch", pa.int32()),
         ("task", pa.string()),
-        ("region", pa.list_(pa.float64(), 4)),
+        ("regions", pa.list_(pa.list_(pa.float64(), 4))),
     ]
 )
 
@@ -124,12 +126,12 @@ def _segment_to_row(segment: Segment) -> dict[str, Any]:
         "loss": segment.loss,
         "branch": segment.branch,
         "task": segment.task,
-        "region": None if segment.region is None else list(segment.region),
+        "regions": None if segment.regions is None else [list(box) for box in segment.regions],
     }
 
 
 def _segment(
-    type: str, role: str, text: str, media: int, loss: bool, branch: int, task: str, region: Sequence[float] | None
+    type: str, role: str, text: str, media: int, loss: bool, branch: int, task: str, regions: Boxes | None
 ) -> Segment:
     """One segment from its fields, in the order of ``_SEGMENT``."""
     return Segment(
@@ -140,5 +142,5 @@ def _segment(
         loss=loss,
         branch=branch,
         task=task,
-        region=None if region is None else cast(Box, tuple(region)),
+        regions=None if regions is None else tuple(cast(Box, tuple(box)) for box in regions),
     )

@@ -21,7 +21,9 @@ class Segment:
     ``branch`` 0 is context shared by the whole sample; segments of branch ``k > 0`` attend to branch 0 and to
     their own branch only, so many independent questions about one image cost one encoding of that image.
     ``task`` names what is asked or answered (``existence``, ``count``, ``caption``, ...).
-    ``region`` is a box ``(x1, y1, x2, y2)`` as fractions of the image's sides.
+    ``regions`` are boxes ``(x1, y1, x2, y2)``, as fractions of the sides, of what the segment speaks of in image
+    ``media`` (without one: the sample's first): ``None`` where that is not known, empty where it speaks of nothing that
+    is there.
     """
 
     type: SegmentType = "text"
@@ -31,7 +33,7 @@ class Segment:
     loss: bool = False
     branch: int = 0
     task: str = ""
-    region: Box | None = None
+    regions: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

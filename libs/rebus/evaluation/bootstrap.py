@@ -48,10 +48,12 @@ def mean_interval(
     sums_CG, counts_CG = _tables(values, clusters, groups)
     value = float(_grouped_mean(np.ones((1, len(sums_CG))), sums_CG, counts_CG)[0])
     rng = np.random.default_rng(seed)
-    means = np.concatenate([
-        _grouped_mean(_resample(rng, min(_BLOCK, num_resamples - done), len(sums_CG)), sums_CG, counts_CG)
-        for done in range(0, num_resamples, _BLOCK)
-    ])
+    means = np.concatenate(
+        [
+            _grouped_mean(_resample(rng, min(_BLOCK, num_resamples - done), len(sums_CG)), sums_CG, counts_CG)
+            for done in range(0, num_resamples, _BLOCK)
+        ]
+    )
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(value, float(low), float(high))

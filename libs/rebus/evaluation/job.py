@@ -49,9 +49,7 @@ def _checked_spec(store: Store, model: ModelVersion, spec: BenchmarkSpec, field:
     if split not in version.splits:
         known = ", ".join(sorted(version.splits))
         raise invalid(f"{field}.split", f"{version.name} has no {split!r} rows; splits: {known}")
-    return BenchmarkSpec(
-        benchmark=spec.benchmark, dataset_version=version.name, split=split, max_items=spec.max_items
-    )
+    return BenchmarkSpec(benchmark=spec.benchmark, dataset_version=version.name, split=split, max_items=spec.max_items)
 
 
 def run(ctx: JobContext) -> None:

@@ -19,16 +19,18 @@ from rebus.v1.evaluation_pb2 import Evaluation, Prediction, Score
 
 PREDICTIONS, SCORES, REPORT = "predictions.parquet", "scores.json", "report.html"
 
-_SCHEMA = pa.schema([
-    ("benchmark", pa.string()),
-    ("group", pa.string()),
-    ("sample_id", pa.string()),
-    ("question", pa.string()),
-    ("prediction", pa.string()),
-    ("references", pa.list_(pa.string())),
-    ("score", pa.float64()),
-    ("text_only_prediction", pa.string()),
-])
+_SCHEMA = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("group", pa.string()),
+        ("sample_id", pa.string()),
+        ("question", pa.string()),
+        ("prediction", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("text_only_prediction", pa.string()),
+    ]
+)
 
 
 def publish(

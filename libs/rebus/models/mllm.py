@@ -104,10 +104,15 @@ class Mllm(nn.Module):
         features = None if pixels is None or not len(pixels) else self.encode_images(pixels)
         return self.decode(self.embed(input_ids, features), positions, mask)
 
-    def forward_packed(self, rows: PackedRows, image_features: Tensor | None) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them."""
+    def forward_packed(
+        self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
+    ) -> Tensor:
+        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them.
+
+        What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
+        """
         embeds = self.embed(rows.input_ids, image_features)
-        return self.decoder.forward_packed(embeds, rows.positions, rows.layout)
+        return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebus.data.encoding import IGNORE_INDEX, Row
+from rebus.data.sample import Box
 from rebus.models.branches import BranchLayout, branch_layout, length_class
 
 
@@ -19,8 +20,21 @@ class PackedRegion:
     """Words said of a region: the image's place in the batch, the box (fractions of its sides), the token ids."""
 
     image: int
-    region: tuple[float, float, float, float]
+    region: Box
     token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedReference:
+    """A question about regions, in flat indices of the batch."""
+
+    # The token that the answer follows.
+    query: int
+    # The row's first token, which shows nothing.
+    sink: int
+    # The image's first token; the others follow it.
+    image: int
+    regions: Sequence[Box]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +57,7 @@ class PackedRows:
     # (row, index into the row's ``images``) of each image, in order of the placeholders
     images: Sequence[tuple[int, int]]
     regions: Sequence[PackedRegion]
+    references: Sequence[PackedReference]
 
 
 def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
@@ -55,18 +70,20 @@ def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
     order = prefixes + branches
     lengths = np.array([run.stop - run.start for _, run in order], dtype=np.int64)
     images = _image_order(rows, order, image_token_id)
+    origins = np.array([(index, at) for index, run in order for at in range(run.start, run.stop)], dtype=np.int64)
     targets = [_targets(row) for row in rows]
     return PackedRows(
         input_ids=_flat([rows[index].input_ids[run] for index, run in order]),
         positions=_flat([rows[index].positions[run] for index, run in order]),
         targets=_flat([targets[index][run] for index, run in order]),
         runs=torch.from_numpy(np.repeat(np.arange(len(order)), lengths)),
-        origins=np.array([(index, at) for index, run in order for at in range(run.start, run.stop)], dtype=np.int64),
+        origins=origins,
         layout=branch_layout(
             lengths[: len(rows)], lengths[len(rows) :], np.array([index for index, _ in branches], dtype=np.int64)
         ),
         images=images,
         regions=_regions(rows, images),
+        references=_references(rows, origins, image_token_id),
     )
 
 
@@ -104,6 +121,21 @@ def _regions(rows: Sequence[Row], images: Sequence[tuple[int, int]]) -> list[Pac
         for phrase in row.phrases
         if (index, phrase.image) in place
     ]
+
+
+def _references(rows: Sequence[Row], origins: NDArray[np.int64], image_token_id: int) -> list[PackedReference]:
+    if not any(row.references for row in rows):
+        return []
+    flat = {(int(row), int(at)): place for place, (row, at) in enumerate(origins)}
+    found: list[PackedReference] = []
+    for index, row in enumerate(rows):
+        shown = np.flatnonzero(row.input_ids == image_token_id)
+        size = len(shown) // max(len(row.images), 1)
+        for reference in row.references:
+            first = int(shown[reference.image * size])
+            query, sink, image = (flat[index, at] for at in (reference.at, 0, first))
+            found.append(PackedReference(query=query, sink=sink, image=image, regions=reference.regions))
+    return found
 
 
 def _flat(parts: Sequence[NDArray[np.int64]]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,8 @@ class MllmOutputs:
     image_features: Tensor | None
     # [T, D]; None where no objective of the stage needs the decoder
     hidden_states: Tensor | None
+    # [T, D] a decoder layer: what it reads; empty where the decoder was skipped
+    layer_inputs: Sequence[Tensor] = ()
 
 
 class Objective(Protocol):

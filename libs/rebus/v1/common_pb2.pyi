@@ -51,7 +51,7 @@ class Box(_message.Message):
     def __init__(self, x1: _Optional[float] = ..., y1: _Optional[float] = ..., x2: _Optional[float] = ..., y2: _Optional[float] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("text", "image", "role", "loss", "branch", "task", "region")
+    __slots__ = ("text", "image", "role", "loss", "branch", "task", "regions")
     class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ROLE_UNSPECIFIED: _ClassVar[Segment.Role]
@@ -68,15 +68,15 @@ class Segment(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
-    REGION_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
     text: str
     image: bytes
     role: Segment.Role
     loss: bool
     branch: int
     task: str
-    region: Box
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., region: _Optional[_Union[Box, _Mapping]] = ...) -> None: ...
+    regions: _containers.RepeatedCompositeFieldContainer[Box]
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("id", "family", "split", "segments", "source", "license", "metadata")

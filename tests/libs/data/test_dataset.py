@@ -35,7 +35,7 @@ def sample(number: int, tag: str = "s", split: str = "train") -> Sample:
         family=f"{tag}{number // 2}",
         split=split,
         segments=[
-            Segment(type="image", media=0, region=(0.0, 0.1, 0.5, 1 / 3)),
+            Segment(type="image", media=0, regions=((0.0, 0.1, 0.5, 1 / 3), (0.5, 0.5, 1.0, 1.0))),
             Segment(text=f"picture {number}", role="assistant", loss=True, branch=1, task="caption"),
         ],
         media=[bytes([number % 256]) * (number + 1)],
@@ -60,7 +60,7 @@ segments = st.builds(
     loss=st.booleans(),
     branch=st.integers(0, 2**31 - 1),
     task=texts,
-    region=st.none() | st.tuples(fractions, fractions, fractions, fractions),
+    regions=st.none() | st.lists(st.tuples(fractions, fractions, fractions, fractions), max_size=3).map(tuple),
 )
 jsons = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,

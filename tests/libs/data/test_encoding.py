@@ -28,7 +28,7 @@ def sample(*segments: Segment, images: int = 1) -> Sample:
 
 PACKED = sample(
     Segment(type="image", media=0),
-    Segment(text="a cube", role="assistant", loss=True, branch=1, task="caption", region=(0.1, 0.2, 0.3, 0.4)),
+    Segment(text="a cube", role="assistant", loss=True, branch=1, task="caption", regions=((0.1, 0.2, 0.3, 0.4),)),
     Segment(text="is it red?", branch=2, task="color"),
     Segment(text="yes", role="assistant", loss=True, branch=2, task="color"),
 )

@@ -12,13 +12,14 @@ from transformers import LlamaConfig as HfConfig
 from transformers import LlamaForCausalLM
 
 from rebus.errors import ResourceExhaustedError
-from rebus.models.decoders.llama import Layer, Llama, LlamaConfig
+from rebus.models.decoders.llama import Layer, Llama, LlamaConfig, rotary_tables, rotate
 
 VOCAB = 53
 SHAPES = [
     LlamaConfig(width=32, num_layers=2, num_heads=4, num_kv_heads=4, hidden_width=48),
     LlamaConfig(width=32, num_layers=3, num_heads=4, num_kv_heads=2, hidden_width=40, tie_embeddings=False),
     LlamaConfig(width=24, num_layers=1, num_heads=3, num_kv_heads=1, hidden_width=32, rope_theta=500.0),
+    LlamaConfig(width=32, num_layers=2, num_heads=4, num_kv_heads=2, hidden_width=48, attention_bias=True),
 ]
 
 
@@ -40,7 +41,7 @@ def pair(config: LlamaConfig) -> tuple[Llama, LlamaForCausalLM]:
             rms_norm_eps=config.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=config.tie_embeddings,
-            attention_bias=False,
+            attention_bias=config.attention_bias,
             mlp_bias=False,
         )
     ).eval()
@@ -147,6 +148,36 @@ def test_attention_starts_by_looking_for_its_like_and_copying_it(num_kv_heads: i
     value = layer.self_attn.v_proj(x).unflatten(-1, (num_kv_heads, 1, 16)).expand(-1, -1, groups, -1).flatten(1)
     copied = layer.self_attn.o_proj(value)
     assert F.cosine_similarity(copied, x).mean() > 0.4
+
+
+def start_scores(config: LlamaConfig, x: Tensor) -> Tensor:
+    """Attention ``[N, S, S]`` of the first layer over its fresh weights."""
+    layer = Llama(config, vocab_size=VOCAB).layers[0]
+    assert isinstance(layer, Layer)
+    tables = tuple(t[:, None] for t in rotary_tables(torch.arange(len(x)), config.head_width, config.rope_theta))
+    q, k = (
+        rotate(projection(x).unflatten(-1, (-1, config.head_width)), (tables[0], tables[1])).transpose(0, 1)
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+    )
+    k = k.repeat_interleave(config.num_heads // config.num_kv_heads, dim=0)
+    scores = q @ k.mT * config.head_width**-0.5
+    return scores.masked_fill(torch.ones(len(x), len(x)).triu(1) > 0, -1e9).softmax(-1)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_with_biases_heads_start_at_places_and_away_from_themselves(num_kv_heads: int) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(width=128, num_heads=4, num_kv_heads=num_kv_heads, attention_bias=True)
+    seen = start_scores(config, F.rms_norm(torch.randn(40, 128), (128,)))[:, 10:]
+    before = torch.stack([seen[:, at, at + 9] for at in range(30)], dim=1).mean(1)
+    itself = torch.stack([seen[:, at, at + 10] for at in range(30)], dim=1).mean(1)
+    recent = torch.stack([seen[:, at, at + 4 : at + 11].sum(-1) for at in range(30)], dim=1).mean(1)
+    groups = 4 // num_kv_heads
+    assert (before[:groups] > 0.5).all()
+    assert (itself[-groups:] < 0.1).all()
+    if num_kv_heads == 4:
+        assert recent[1] > 0.8
+        assert before[1] < 0.5
 
 
 @pytest.mark.parametrize(

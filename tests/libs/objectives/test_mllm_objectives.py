@@ -44,8 +44,8 @@ def outputs(model: Mllm) -> MllmOutputs:
     """Two rows: an image with a caption of two regions and a question, and a plain text."""
     segments = [
         Segment(type="image", media=0),
-        Segment(text="a red cube,", role="assistant", loss=True, branch=1, region=(0.0, 0.0, 0.4, 0.4)),
-        Segment(text="a blue cone.", role="assistant", loss=True, branch=1, region=(0.6, 0.5, 0.9, 0.9)),
+        Segment(text="a red cube,", role="assistant", loss=True, branch=1, regions=((0.0, 0.0, 0.4, 0.4),)),
+        Segment(text="a blue cone.", role="assistant", loss=True, branch=1, regions=((0.6, 0.5, 0.9, 0.9),)),
         Segment(text="what is this?", branch=2),
         Segment(text="yes", role="assistant", loss=True, branch=2),
     ]

@@ -30,11 +30,13 @@ def client(store: Store, tmp_path: Path, _own_cache: None) -> Iterator[Client]:
     run.metrics["tokens_per_second"] = 1234.0
     run.job.state = JobStatus.SUCCEEDED
     documents.create(store, run)
-    EventLog(store, RUN).append([
-        ("metrics", {"step": 20, "stage": "warm-up", "loss": 2.0, "loss/lm": 1.5, "losses": [2.5, 1.5]}),
-        ("metrics", {"step": 40, "stage": "tuning", "loss": 9.0}),
-        ("metrics", {"step": 40, "stage": "tuning", "loss": 1.0}),
-    ])
+    EventLog(store, RUN).append(
+        [
+            ("metrics", {"step": 20, "stage": "warm-up", "loss": 2.0, "loss/lm": 1.5, "losses": [2.5, 1.5]}),
+            ("metrics", {"step": 40, "stage": "tuning", "loss": 9.0}),
+            ("metrics", {"step": 40, "stage": "tuning", "loss": 1.0}),
+        ]
+    )
     fill(store, tmp_path / "model", run=RUN)
     ctx = start(store, spec("scene-questions"), spec("scene-captions"))
     job.run(ctx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from rebus.data.sample import Box
 from rebus.data.scenes.graph import ATTRIBUTES, Description, Scene, SceneObject, place, related
 from rebus.data.scenes.questions import Question
 
@@ -21,6 +22,11 @@ def answer(scenes: Sequence[Scene], question: Question) -> str | None:
 def find(scene: Scene, description: Description) -> list[SceneObject]:
     """The objects that ``description`` matches, in scene order."""
     return [item for item in scene if description.matches(item)]
+
+
+def referents(scene: Scene, question: Question) -> tuple[Box, ...]:
+    """Boxes of the objects that the question names, in scene order; empty where nothing is as it describes."""
+    return tuple(item.box for item in scene if any(subject.matches(item) for subject in question.subjects))
 
 
 def _yes_no(value: bool | None) -> str | None:

@@ -50,9 +50,7 @@ class ScenesConfig:
     # Questions asked about each row.
     questions_per_scene: int = 12
     # Relative frequency of question kinds; kinds not named have 1. What takes several looks takes more examples.
-    kind_weights: dict[str, float] = field(
-        default_factory=lambda: {"existence": 2.0, "count": 2.0, "comparison": 4.0, "relation": 4.0}
-    )
+    kind_weights: dict[str, float] = field(default_factory=lambda: {"existence": 2.0, "count": 2.0, "comparison": 4.0})
     # Shares of families (scenes) held out.
     validation_share: float = 0.05
     test_share: float = 0.05
@@ -138,7 +136,7 @@ def _text(config: ScenesConfig, index: int) -> Sample:
     scene = random_scene(rng, config.min_objects, config.max_objects)
     told = " ".join(text for text, _ in phrases(scene))
     segments = [Segment(text=told, role="assistant", loss=True, task="caption")]
-    segments += _questions(rng, config, [scene], _IMAGE_KINDS, first_branch=1)
+    segments += _questions(rng, config, [scene], _IMAGE_KINDS, first_branch=1, shown=False)
     return _sample(config, "text", index, [scene], segments=segments)
 
 
@@ -149,14 +147,23 @@ def _png(rng: random.Random, config: ScenesConfig, scene: Scene) -> bytes:
 def _caption(scene: Scene, *, branch: int, media: int, opening: str = "") -> list[Segment]:
     """The caption: one segment an object, with its box."""
     common = {"role": "assistant", "loss": True, "branch": branch, "task": "caption"}
-    told = [Segment(text=text, region=item.box, media=media, **common) for text, item in phrases(scene)]
+    told = [Segment(text=text, regions=(item.box,), media=media, **common) for text, item in phrases(scene)]
     return ([Segment(text=opening, branch=branch, task="caption")] if opening else []) + told
 
 
 def _questions(
-    rng: random.Random, config: ScenesConfig, scenes: Sequence[Scene], kinds: Sequence[str], *, first_branch: int
+    rng: random.Random,
+    config: ScenesConfig,
+    scenes: Sequence[Scene],
+    kinds: Sequence[str],
+    *,
+    first_branch: int,
+    shown: bool = True,
 ) -> list[Segment]:
-    """Distinct questions with their answers, each in a branch of its own."""
+    """Distinct questions with their answers, each in a branch of its own.
+
+    A question about one image that is ``shown`` carries the boxes of all that it names.
+    """
     weights = [config.kind_weights.get(kind, 1.0) for kind in kinds]
     asked: list[Question] = []
     for kind in rng.choices(kinds, weights, k=config.questions_per_scene):
@@ -166,7 +173,8 @@ def _questions(
     segments: list[Segment] = []
     for branch, question in enumerate(asked, start=first_branch):
         told = answers.answer(scenes, question)
-        segments.append(Segment(text=question.text, branch=branch, task=question.kind))
+        regions = answers.referents(scenes[0], question) if shown and len(scenes) == 1 else None
+        segments.append(Segment(text=question.text, branch=branch, task=question.kind, regions=regions))
         segments.append(Segment(text=str(told), role="assistant", loss=True, branch=branch, task=question.kind))
     return segments
 

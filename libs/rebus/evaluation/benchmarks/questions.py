@@ -51,9 +51,7 @@ class SceneQuestions:
         priors = training_answers(context.rows, images)
         outcome = score_questions("scene-questions", items, answers, priors, seed=context.seed)
         pairs = score_pairs("scene-questions", context, priors, max_new_tokens=self.config.max_new_tokens)
-        return Outcome(
-            scores=[*outcome.scores, *pairs.scores], predictions=[*outcome.predictions, *pairs.predictions]
-        )
+        return Outcome(scores=[*outcome.scores, *pairs.scores], predictions=[*outcome.predictions, *pairs.predictions])
 
 
 @register("benchmark", "scene-differences", config=QuestionsConfig)

@@ -56,7 +56,7 @@ def _gridline(value: float, top: float, height: int) -> Markup:
 def _bar(score: Score, y: int, top: float) -> Markup:
     middle = y + _ROW / 2
     parts = [
-        Markup('<g><title>{}</title>').format(describe(score)),
+        Markup("<g><title>{}</title>").format(describe(score)),
         Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(
             _LABELS - 12, middle + 4, label_of(score)
         ),

@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from rebus.registry import register
 
 # Mean diagonal of a layer's value-then-output map at the start: the share of what is attended to that is taken over.
 _COPY_STRENGTH = 0.5
+# Scale of equal query and key weights: a token's score with itself is about 0.35 * this squared * sqrt(head width).
+_LIKENESS = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class LlamaConfig:
     norm_eps: float = 1e-5
     # The output layer is the embedding table.
     tie_embeddings: bool = True
+    # Biases on the attention's four projections; they let heads look at places, whatever stands there.
+    attention_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
@@ -88,10 +93,10 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         kv_width = config.num_kv_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, config.width, bias=False)
-        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+        self.q_proj = nn.Linear(config.width, config.width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(config.width, config.width, bias=config.attention_bias)
 
     def forward(self, x_BSD: Tensor, tables: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Maps ``[B, S, D]`` to ``[B, S, D]``."""
@@ -131,6 +136,67 @@ class Layer(nn.Module):
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
 
+def _init_attention(attention: Attention, config: LlamaConfig) -> None:
+    """Heads that look for their like and copy what they find; with biases, also heads that look at places.
+
+    "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): with equal query and key weights a token
+    attends to tokens like itself, and with output weights that undo the value weights it takes over what they hold. A
+    word then finds the image tokens that show it, which a small model otherwise takes most of its training to discover.
+    """
+    width, head_width = config.width, config.head_width
+    groups = config.num_heads // config.num_kv_heads
+    nn.init.normal_(attention.q_proj.weight, std=_LIKENESS / width**0.5)
+    nn.init.normal_(attention.v_proj.weight, std=(_COPY_STRENGTH / width) ** 0.5)
+    # Fast rotary pairs would scramble likeness within a few tokens.
+    fast = torch.arange(head_width) % (head_width // 2) < head_width // 5
+    attention.q_proj.weight.unflatten(0, (-1, head_width))[:, fast] *= 0.1
+    first_of_group = attention.q_proj.weight.unflatten(0, (-1, groups, head_width))[:, 0]
+    attention.k_proj.weight.copy_(first_of_group.flatten(0, 1))
+    shared = attention.v_proj.weight.unflatten(0, (-1, 1, head_width)).expand(-1, groups, -1, -1)
+    attention.o_proj.weight.copy_(shared.flatten(0, 2).T / groups)
+    if config.attention_bias:
+        _place_heads(attention, config)
+
+
+def _place_heads(attention: Attention, config: LlamaConfig) -> None:
+    """Points a head at the token before and one at the last few, so that phrases are read whole; the others look away.
+
+    The others look for their like and would find themselves. At most half of the key/value heads look at places.
+    """
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        nn.init.zeros_(projection.bias)
+    groups = config.num_heads // config.num_kv_heads
+    near = [_Place(0, 12.0, 1), _Place(2, 8.0, 1)][: config.num_kv_heads // 2]
+    away = [_Place(0, -8.0, 0)] * (config.num_kv_heads - len(near))
+    for head, place in enumerate(near + away):
+        _bias_head(attention, config, head, place)
+    attention.k_proj.weight[: len(near) * config.head_width] *= 0.2
+    attention.q_proj.weight[: len(near) * groups * config.head_width] *= 0.2
+
+
+class _Place(NamedTuple):
+    """Where a head looks: ``strength`` times the mean of ``cos(f * (distance - peak))`` is added to its scores.
+
+    f runs over the frequencies of four rotary pairs; the first pairs are the fastest and see nearest.
+    """
+
+    first_pair: int
+    strength: float
+    peak: int
+
+
+def _bias_head(attention: Attention, config: LlamaConfig, head: int, place: _Place) -> None:
+    width, groups = config.head_width, config.num_heads // config.num_kv_heads
+    pairs = torch.arange(place.first_pair, min(place.first_pair + 4, width // 2))
+    size = (abs(place.strength) * width**0.5 / len(pairs)) ** 0.5
+    angle = place.peak * config.rope_theta ** (-2.0 * pairs / width)
+    attention.k_proj.bias[head * width + pairs] = size
+    for member in range(head * groups, (head + 1) * groups):
+        signed = math.copysign(size, place.strength)
+        attention.q_proj.bias[member * width + pairs] = signed * angle.cos()
+        attention.q_proj.bias[member * width + width // 2 + pairs] = -signed * angle.sin()
+
+
 @register("decoder", "llama", config=LlamaConfig, paper="mm1")
 class Llama(nn.Module):
     """A LLaMA-style causal decoder over embeddings; the caller embeds, so that images can stand among words."""
@@ -144,29 +210,16 @@ class Llama(nn.Module):
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
         self._init_weights()
 
+    @torch.no_grad()
     def _init_weights(self) -> None:
-        """GPT-2's scheme, and attention that from the first step looks for its like and copies what it finds.
-
-        "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828): with equal query and key weights a token
-        attends to tokens like itself, and with output weights that undo the value weights it takes over what they hold.
-        A word then finds the image tokens that show it, which a small model otherwise takes most of its training to
-        discover.
-        """
+        """GPT-2's scheme, but attention that works from the first step; see ``_init_attention``."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 shrink = math.sqrt(2 * self.config.num_layers) if name.endswith("down_proj.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / shrink)
-        groups, head_width = self.config.num_heads // self.config.num_kv_heads, self.config.head_width
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            attention = layer.self_attn
-            nn.init.normal_(attention.q_proj.weight, std=self.config.width**-0.5)
-            nn.init.normal_(attention.v_proj.weight, std=(_COPY_STRENGTH / self.config.width) ** 0.5)
-            with torch.no_grad():
-                first_of_group = attention.q_proj.weight.unflatten(0, (-1, groups, head_width))[:, 0]
-                attention.k_proj.weight.copy_(first_of_group.flatten(0, 1))
-                shared = attention.v_proj.weight.unflatten(0, (-1, 1, head_width)).expand(-1, groups, -1, -1)
-                attention.o_proj.weight.copy_(shared.flatten(0, 2).T / groups)
+            _init_attention(layer.self_attn, self.config)
 
     def forward(
         self, embeds_BSD: Tensor, positions_BS: Tensor, mask_BSC: Tensor | None = None, cache: KVCache | None = None
@@ -190,21 +243,58 @@ class Llama(nn.Module):
             cache.advance(embeds_BSD.shape[1])
         return hidden_BSD
 
-    def forward_packed(self, embeds_TD: Tensor, positions_T: Tensor, layout: BranchLayout) -> Tensor:
-        """Hidden states ``[T, D]`` of rows without padding, laid out as ``layout`` says; ``forward`` row by row."""
+    def forward_packed(
+        self,
+        embeds_TD: Tensor,
+        positions_T: Tensor,
+        layout: BranchLayout,
+        layer_inputs: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Hidden states ``[T, D]`` of rows without padding, laid out as ``layout`` says; ``forward`` row by row.
+
+        What each layer reads ``[T, D]`` is appended to ``layer_inputs``.
+        """
 
         def attend(layer: int, q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor) -> Tensor:
             del layer
             return branch_attention(q_1TNH[0], k_1TKH[0], v_1TKH[0], layout)[None]
 
-        return self._layers(embeds_TD[None], positions_T[None], attend)[0]
+        kept: list[Tensor] | None = None if layer_inputs is None else []
+        hidden_1TD = self._layers(embeds_TD[None], positions_T[None], attend, kept)
+        if layer_inputs is not None and kept is not None:
+            layer_inputs += [x_1TD[0] for x_1TD in kept]
+        return hidden_1TD[0]
+
+    def attention_scores(
+        self, layer: int, inputs_TD: Tensor, positions_T: Tensor, queries_Q: Tensor, keys_QC: Tensor
+    ) -> Tensor:
+        """Scores ``[Q, N, C]`` before the softmax that tokens ``queries`` give tokens ``keys`` in one layer."""
+        block = self.layers[layer]
+        assert isinstance(block, Layer)
+        attention, x_TD = block.self_attn, block.input_layernorm(inputs_TD)
+        q_QNH = self._rotated(attention.q_proj(x_TD[queries_Q]), positions_T[queries_Q])
+        k_QCKH = self._rotated(attention.k_proj(x_TD[keys_QC]), positions_T[keys_QC])
+        k_QCNH = k_QCKH.repeat_interleave(self.config.num_heads // self.config.num_kv_heads, dim=-2)
+        return torch.einsum("qnh,qcnh->qnc", q_QNH, k_QCNH) * self.config.head_width**-0.5
+
+    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Projections ``[..., heads * H]`` at ``positions`` ``[...]`` as rotated heads ``[..., heads, H]``."""
+        cos, sin = rotary_tables(positions, self.config.head_width, self.config.rope_theta)
+        heads = x.unflatten(-1, (-1, self.config.head_width))
+        return rotate(heads, (cos[..., None, :].to(x.dtype), sin[..., None, :].to(x.dtype)))
 
     def _layers(
-        self, x_BSD: Tensor, positions_BS: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+        self,
+        x_BSD: Tensor,
+        positions_BS: Tensor,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        inputs: list[Tensor] | None = None,
     ) -> Tensor:
         cos_BSH, sin_BSH = rotary_tables(positions_BS, self.config.head_width, self.config.rope_theta)
         tables = (cos_BSH[:, :, None].to(x_BSD.dtype), sin_BSH[:, :, None].to(x_BSD.dtype))
         for index, layer in enumerate(self.layers):
+            if inputs is not None:
+                inputs.append(x_BSD)
             x_BSD = layer(x_BSD, tables, functools.partial(attend, index))
         return self.norm(x_BSD)
 

@@ -116,8 +116,9 @@ class MllmTask:
         data: MllmBatch = batch.data
         features = model.encode_images(data.pixels) if len(data.pixels) else None
         decoded = any(objective.needs_decoder for _, _, objective in objectives)
-        hidden = model.forward_packed(data.rows, features) if decoded else None
-        outputs = MllmOutputs(batch=data, image_features=features, hidden_states=hidden)
+        layer_inputs: list[Tensor] = []
+        hidden = model.forward_packed(data.rows, features, layer_inputs) if decoded else None
+        outputs = MllmOutputs(batch=data, image_features=features, hidden_states=hidden, layer_inputs=layer_inputs)
         losses = {name: objective(model, outputs) for name, _, objective in objectives}
         total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros(()))
         return StepOutput(loss=total, metrics={f"loss/{name}": value.detach() for name, value in losses.items()})
