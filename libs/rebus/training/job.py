@@ -82,6 +82,8 @@ class _JobReporter:
         self._ctx.progress(fraction, message)
 
     def checkpoint(self, state: TrainingState, folder: Path) -> None:
+        # Losses up to here must be durable before a resume can start from here, or the log would miss them.
+        self._ctx.flush()
         name = self._checkpoints.publish(state.step, folder)
         self._ctx.emit("checkpoint", {"step": state.step, "checkpoint": name})
         self._ctx.update(Run, lambda document: self._record(document, state, name))
