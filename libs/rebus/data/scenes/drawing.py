@@ -96,17 +96,23 @@ def _two(rng: random.Random, scene: Scene, without: Sequence[str] = ()) -> tuple
 
 
 def _comparison(rng: random.Random, scenes: Sequence[Scene]) -> Question | None:
-    form = rng.choice(("larger", "more", "same"))
-    word = rng.choice(("color", "shape", "material", "size")) if form == "same" else ""
-    without = ("size",) if form == "larger" else (word,)
     name = rng.choice(("color", "shape"))
 
+    def propose() -> Question:
+        first, second = rng.sample(ATTRIBUTES[name], 2)
+        return Question("comparison", "more", (Description(**{name: first}), Description(**{name: second})))
+
+    return _wanted(rng, scenes, _YES_NO, propose)
+
+
+def _attribute_comparison(rng: random.Random, scenes: Sequence[Scene]) -> Question | None:
+    form = rng.choice(("larger", "same"))
+    word = rng.choice(("color", "shape", "material", "size")) if form == "same" else ""
+    without = ("size",) if form == "larger" else (word,)
+
     def propose() -> Question | None:
-        if form == "more":
-            first, second = rng.sample(ATTRIBUTES[name], 2)
-            return Question("comparison", form, (Description(**{name: first}), Description(**{name: second})))
         subjects = _two(rng, scenes[0], without)
-        return None if subjects is None else Question("comparison", form, subjects, word)
+        return None if subjects is None else Question("attribute-comparison", form, subjects, word)
 
     return _wanted(rng, scenes, _YES_NO, propose)
 
@@ -142,6 +148,7 @@ _DRAWERS: Mapping[str, Callable[[random.Random, Sequence[Scene]], Question | Non
     "size": _attribute("size"),
     "material": _attribute("material"),
     "comparison": _comparison,
+    "attribute-comparison": _attribute_comparison,
     "relation": _relation,
     "location": _location,
     "difference": _difference,

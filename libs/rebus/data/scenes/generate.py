@@ -50,7 +50,7 @@ class ScenesConfig:
     # Questions asked about each row.
     questions_per_scene: int = 12
     # Relative frequency of question kinds; kinds not named have 1. What takes several looks takes more examples.
-    kind_weights: dict[str, float] = field(default_factory=lambda: {"existence": 2.0, "count": 2.0, "comparison": 4.0})
+    kind_weights: dict[str, float] = field(default_factory=lambda: {"existence": 2.0, "count": 2.0, "comparison": 2.0})
     # Shares of families (scenes) held out.
     validation_share: float = 0.05
     test_share: float = 0.05

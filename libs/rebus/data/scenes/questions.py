@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rebus.data.scenes.graph import Description
 
-# The kinds scores are reported by; ``difference`` is asked about two images, the others about one.
+# The kinds scores are reported by, after CLEVR (arXiv 1612.06890), which tells comparing numbers (``comparison``) from
+# comparing attributes; ``difference`` is asked about two images, the others about one.
 KINDS = (
     "existence",
     "count",
@@ -16,6 +17,7 @@ KINDS = (
     "size",
     "material",
     "comparison",
+    "attribute-comparison",
     "relation",
     "location",
     "difference",
