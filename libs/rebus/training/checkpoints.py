@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, published whole or not at all.
 
 ```
-model.safetensors, config.json, ...   the model version's folder, as the task saves it
+model/                                the model version's folder, as the task saves it
 optimizer.safetensors                 state of the running stage's optimizers; absent between stages
 state.json                            step, what was consumed, and what the run must agree on to go on
 ```
@@ -28,7 +28,7 @@ from rebus.models.io import load_tensors, save_tensors
 from rebus.store import Store, manifests
 from rebus.training.task import Consumed
 
-STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+MODEL_FOLDER, STATE_FILE, OPTIMIZER_FILE = "model", "state.json", "optimizer.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ class CheckpointStore:
         name = f"{self._prefix}/step-{step}"
         # What a killed upload or an unreadable checkpoint left there must not mix with the new one.
         self._store.delete_prefix(name)
-        for path in sorted(folder.iterdir()):
-            self._store.upload(path, f"{name}/{path.name}")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self._store.upload(path, f"{name}/{path.relative_to(folder).as_posix()}")
         manifests.publish(self._store, name)
         for old in self.steps()[self._keep :]:
             self._store.delete_prefix(f"{self._prefix}/step-{old}")

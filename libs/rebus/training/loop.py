@@ -96,7 +96,7 @@ class _Run:
             self._state.check(identity)
         self._model = task.prepare(context)
         if context.resume_from is not None:
-            load_weights(self._model, context.resume_from / WEIGHTS_FILE)
+            load_weights(self._model, context.resume_from / checkpoints.MODEL_FOLDER / WEIGHTS_FILE)
         self._parts = task.parts(self._model)
 
     def run(self) -> Trained:
@@ -183,7 +183,8 @@ class _Run:
     def _checkpoint(self, optimizers: list[Optimizer]) -> None:
         with checkpoints.temporary_folder() as name:
             folder = Path(name)
-            self._task.save(self._model, folder)
+            (folder / checkpoints.MODEL_FOLDER).mkdir()
+            self._task.save(self._model, folder / checkpoints.MODEL_FOLDER)
             if optimizers:
                 checkpoints.write_optimizers(optimizers, folder)
             checkpoints.write_state(self._state, folder)

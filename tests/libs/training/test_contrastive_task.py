@@ -152,7 +152,7 @@ def test_learns_to_find_pictures_by_their_names_in_both_languages(tmp_path: Path
     plan = recipe(stages=[{**RECIPE["stages"][0], "steps": 100}], checkpoint={"every_steps": 1000})
     recorder = Recorder(tmp_path / "run")
     execute(plan, recorder)
-    embedder = Embedder.load(recorder.checkpoints[100])
+    embedder = Embedder.load(recorder.checkpoints[100] / "model")
     names = [(color, side) for color in COLORS for side in SIDES]
     images = embedder.embed_images([picture(color, side, -5) for color, side in names])  # a shade never seen
     for words in (COLORS, FRENCH):

@@ -43,7 +43,7 @@ def test_held_out_families_are_found_by_their_names(emojis: list[Sample], tmp_pa
     )
     recorder = Recorder(tmp_path)
     train(registry.build("task", recipe.task), context, recorder)
-    embedder = Embedder.load(recorder.checkpoints[recipe.total_steps])
+    embedder = Embedder.load(recorder.checkpoints[recipe.total_steps] / "model")
 
     held_out = [sample for sample in emojis if sample.split == "test" and sample.metadata["canonical"]]
     images = embedder.embed_images([sample.media[0] for sample in held_out])

@@ -101,7 +101,7 @@ def test_sigkill_at_a_random_step_then_resume_changes_nothing(store: Store, tmp_
     assert run.step == 80
     whole = documents.get(store, Run, "runs/whole")
     mine, theirs = (manifests.fetch(store, r.checkpoint, tmp_path / "check") for r in (run, whole))
-    left, right = (load_tensors(folder / "model.safetensors") for folder in (mine, theirs))
+    left, right = (load_tensors(folder / "model/model.safetensors") for folder in (mine, theirs))
     assert all(left[name].equal(right[name]) for name in right), f"killed at step {target}"
     told = losses(store, "runs/tiny")
     assert told.items() <= losses(store, "runs/whole").items(), f"killed at step {target}"
@@ -148,9 +148,9 @@ def test_a_half_written_or_damaged_checkpoint_is_passed_over(store: Store, tmp_p
     new_run(store)
     execute(store, tmp_path / "cache")
     checkpoints = CheckpointStore(store, "runs/tiny", keep=2, cache_dir=tmp_path / "other")
-    store.put("runs/tiny/checkpoints/step-99/model.safetensors", b"half")
+    store.put("runs/tiny/checkpoints/step-99/model/model.safetensors", b"half")
     assert checkpoints.steps() == [11, 8]
-    store.put("runs/tiny/checkpoints/step-11/model.safetensors", b"altered")
+    store.put("runs/tiny/checkpoints/step-11/model/model.safetensors", b"altered")
     latest = checkpoints.latest()
     assert latest is not None
     assert '"step": 8' in (latest / "state.json").read_text()

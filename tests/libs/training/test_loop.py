@@ -58,14 +58,14 @@ def test_frozen_parts_do_not_move_batch_statistics_included(tmp_path: Path) -> N
     stages = [{**scenes_run.RECIPE["stages"][1], "trainable": ["connector", "decoder"]}]
     recorder = Recorder(tmp_path)
     model = execute(recipe(stages=stages, checkpoint={"every_steps": 1}), recorder).model.state_dict()
-    before = load_model(recorder.checkpoints[1]).state_dict()
+    before = load_model(recorder.checkpoints[1] / "model").state_dict()
     moved = {name.split(".")[0] for name in model if not torch.equal(model[name], before[name])}
     assert moved == {"connector", "decoder"}
 
 
 def test_a_stage_trains_the_parts_it_names_and_no_others(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:
     """The decoder's layers wait for their stage: they are as a run drew them that never trains them."""
-    early, late = (load_model(whole[1].checkpoints[step]).state_dict() for step in (4, 8))
+    early, late = (load_model(whole[1].checkpoints[step] / "model").state_dict() for step in (4, 8))
     stages = [{**scenes_run.RECIPE["stages"][0], "steps": 1, "trainable": ["vision_encoder"]}]
     drawn = execute(recipe(stages=stages), Recorder(tmp_path)).model.state_dict()
     name = "decoder.layers.0.self_attn.q_proj.weight"
@@ -103,15 +103,15 @@ def test_reports_hold_every_loss_and_keep_their_rhythm(whole: tuple[Trained, Rec
     assert last["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_last_checkpoint_is_a_model_folder(whole: tuple[Trained, Recorder]) -> None:
+def test_the_last_checkpoint_holds_a_model_folder(whole: tuple[Trained, Recorder]) -> None:
     folder = whole[1].checkpoints[11]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json",
-        "model.safetensors",
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
         "state.json",
-        "tokenizer.json",
     ]
-    assert same(load_model(folder).state_dict(), whole[0].model.state_dict())
+    assert same(load_model(folder / "model").state_dict(), whole[0].model.state_dict())
 
 
 def test_a_checkpoint_of_another_run_is_refused(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
 from rebus.registry import register
+from rebus.training.checkpoints import MODEL_FOLDER
 from rebus.training.recipe import Spec, Stage
 from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
 
@@ -61,7 +62,7 @@ class MllmTask:
         """Trains (or, on resume, loads) the tokenizer and builds the model."""
         self._context = context
         if context.resume_from is not None:
-            tokenizer = Tokenizer.load(context.resume_from)
+            tokenizer = Tokenizer.load(context.resume_from / MODEL_FOLDER)
         else:
             context.progress("training the tokenizer")
             tokenizer = Tokenizer.train(_texts(context, self._config.tokenizer.max_texts), self._config.tokenizer)
