@@ -63,9 +63,12 @@ def _grow(
 
 
 def _label(node: LineageNode) -> str:
-    """``models/x/versions/1  sha256 0123…  parameters 812000``."""
+    """``models/x/versions/1  sha256 0123…  parameters 812000``, then a line for each attribute that is one of a group
+    (``mixture/captions``)."""
     parts = [f"[bold]{escape(node.name)}[/]"]
     if node.digest and node.digest not in node.name:
         parts.append(f"[cyan]sha256 {escape(node.digest[:_DIGEST])}[/]")
-    parts += [escape(f"{key} {value}") for key, value in sorted(node.attributes.items())]
-    return "  ".join(parts)
+    attributes = sorted(node.attributes.items())
+    parts += [escape(f"{key} {value}") for key, value in attributes if "/" not in key]
+    lines = [f"[dim]{escape(f'{key}: {value}')}[/]" for key, value in attributes if "/" in key]
+    return "\n".join(["  ".join(parts), *lines])

@@ -86,8 +86,10 @@ def _write_report(client: Client, outputs: Mapping[str, str], facts: Mapping[str
 
 def _print_results(evaluations: Sequence[Evaluation]) -> list[Reached]:
     scores = [score for evaluation in evaluations for score in evaluation.scores]
+    stdout().print("\nScores on held-out data:", style="bold")
     print_scores(scores)
     reached = judge(scores)
+    stdout().print("\nBars:", style="bold")
     print_table(
         ("bar", "at least", "reached", ""),
         ((r.bar.name, r.bar.least, r.value, "passed" if r.passed else "missed") for r in reached),

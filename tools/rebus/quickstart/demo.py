@@ -8,7 +8,7 @@ from rebus.client import Client
 from rebus.errors import NotFoundError
 from rebus.v1.common_pb2 import Sample, Segment
 from rebus.v1.dataset_pb2 import ListSamplesRequest
-from rebus.v1.generation_pb2 import GenerateRequest
+from rebus.v1.generation_pb2 import GenerateRequest, SamplingParams
 from rebus.v1.retrieval_pb2 import Query, SearchRequest
 from tools.rebus.commands.generate import stream
 from tools.rebus.commands.retrieval import print_hits
@@ -16,6 +16,7 @@ from tools.rebus.output import stdout
 
 QUESTIONS = 3
 HITS = 3
+_SHORT = SamplingParams(max_new_tokens=16)
 SEARCHES = ("red heart", "cat")
 
 
@@ -28,7 +29,8 @@ def answer_questions(client: Client, model: str, dataset: str) -> None:
     for question, right in asked:
         console.print(f"  {question} ", end="", markup=False)
         segments = [Segment(image=picture, role=Segment.USER), Segment(text=question, role=Segment.USER)]
-        answer = stream(client, GenerateRequest(model_version=model, segments=segments), echo=False)
+        request = GenerateRequest(model_version=model, segments=segments, sampling=_SHORT)
+        answer = stream(client, request, echo=False)
         console.print(f"→ {answer.text.strip()} (right: {right})", markup=False)
 
 
