@@ -44,9 +44,10 @@ def quickstart(
     """
     started = time.monotonic()
     with session.client() as client:
-        outputs = _run_pipeline(client, arguments(size, seed, revision or code_revision()), FOLDER / f"{size}-{seed}")
+        revision = revision or code_revision()
+        outputs = _run_pipeline(client, arguments(size, seed, revision), FOLDER / f"{size}-{seed}")
         evaluations: list[Evaluation] = [client.get(outputs[f"{part}_evaluation"]) for part in ("mllm", "embedder")]
-        _write_report(client, outputs, {"size": size.value, "seed": str(seed)}, output)
+        _write_report(client, outputs, {"size": size.value, "seed": str(seed), "code": revision}, output)
         reached = _print_results(evaluations)
         demo.answer_questions(client, outputs["mllm_model"], outputs["mllm_dataset"])
         demo.search(client, outputs["embedder_index"])
