@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from rebus import registry
 from rebus.data.encoding import EncodingConfig
-from rebus.data.preprocess import ImageProcessorConfig
-from rebus.errors import invalid
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.cache import KVCache
 from rebus.models.packing import PackedRows
 
@@ -30,6 +31,8 @@ class MllmConfig:
     image_token_id: int
     # How images become the encoder's input.
     preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
+    # Of the preprocessing the model was trained with; empty in a new config, filled by the model.
+    preprocess_digest: str = ""
     # Bounds of the rows the model was trained on.
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
 
@@ -43,7 +46,13 @@ class Mllm(nn.Module):
 
     def __init__(self, config: MllmConfig) -> None:
         super().__init__()
-        self.config = config
+        digest = ImageProcessor(config.preprocess).digest
+        if config.preprocess_digest not in ("", digest):
+            raise FailedPreconditionError(
+                f"the model was trained with preprocessing {config.preprocess_digest[:12]}, this code does "
+                f"{digest[:12]}; serve it with the code revision that trained it"
+            )
+        self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
         if self.vision_encoder.image_size != config.preprocess.image_size:
             raise invalid(

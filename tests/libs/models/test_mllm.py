@@ -12,7 +12,7 @@ from torch import Tensor
 from rebus.data.encoding import IGNORE_INDEX, Encoder, EncodingConfig, Row, attention_allowed
 from rebus.data.sample import Sample, Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
-from rebus.errors import DataLossError, InvalidArgumentError, NotFoundError
+from rebus.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from rebus.models import load_model, save_model
 from rebus.models.io import CONFIG_FILE, WEIGHTS_FILE, load_tensors, save_tensors
 from rebus.models.mllm import Mllm, MllmConfig
@@ -184,3 +184,14 @@ def test_damaged_folders_are_refused_by_name(tmp_path: Path) -> None:
 def test_an_encoder_of_another_image_size_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="is 64, the encoder reads 32"):
         Mllm(MllmConfig(encoder={"name": "vit", "image_size": 32}, vocab_size=9, image_token_id=3))
+
+
+def test_a_model_of_other_preprocessing_is_refused(tmp_path: Path) -> None:
+    model = build()
+    save_model(model, tmp_path)
+    config = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert config["preprocess_digest"] == model.config.preprocess_digest != ""
+    config["preprocess_digest"] = "0" * 64
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(FailedPreconditionError, match="was trained with preprocessing 000000000000"):
+        load_model(tmp_path)
