@@ -126,4 +126,4 @@ def test_nothing_is_left_behind(client: Client, store: Store) -> None:
     client.wait(name)
     path = process_path(Runtime.open(store.url).cache_dir, name)
     _until(lambda: not path.exists())
-    assert not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])]
+    _until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])])
