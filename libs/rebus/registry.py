@@ -12,6 +12,7 @@ costs nothing until it is built.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
@@ -41,7 +42,10 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 }
 
 _COMPONENTS: dict[str, dict[str, Component]] = {}
+# A component by name with its settings: ``{"name": "adamw", "lr": 3e-4}``.
+Spec = dict[str, Any]
 T = TypeVar("T")
+_KIND = "component_kind"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Component:
     def summary(self) -> str:
         """The first line of the component's docstring."""
         return (self.target.__doc__ or "").strip().partition("\n")[0]
+
+
+def component(kind: str, default: str) -> Any:
+    """A field of a config dataclass that holds the ``Spec`` of another component; checked with the config."""
+    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={_KIND: kind})
 
 
 def register(kind: str, name: str, *, config: type = NoSettings, paper: str | tuple[str, ...] = ()) -> Callable[[T], T]:
@@ -108,14 +117,29 @@ def get(kind: str, name: str, *, field: str | None = None) -> Component:
 
 
 def settings(kind: str, spec: Mapping[str, Any], *, field: str | None = None) -> tuple[Component, Any]:
-    """Splits ``{"name": ..., **settings}`` into the component and its validated config instance."""
+    """Splits ``{"name": ..., **settings}`` into the component and its validated config instance.
+
+    Components that the config names in turn (fields made by ``component``) are checked too.
+    """
     where = field or kind
     values = dict(spec)
     name = values.pop("name", None)
     if not isinstance(name, str):
         raise invalid(f"{where}.name", f"expected the name of a {kind}, found {name!r}")
-    component = get(kind, name, field=f"{where}.name")
-    return component, configs.build(component.config, values, where=where)
+    found = get(kind, name, field=f"{where}.name")
+    config = configs.build(found.config, values, where=where)
+    check_components(config, field=where)
+    return found, config
+
+
+def check_components(config: Any, *, field: str) -> None:
+    """Checks every component that a config dataclass names, at any depth; errors name its path below ``field``."""
+    for item in dataclasses.fields(config):
+        value, where = getattr(config, item.name), f"{field}.{item.name}"
+        if _KIND in item.metadata:
+            settings(item.metadata[_KIND], value, field=where)
+        elif is_dataclass(value):
+            check_components(value, field=where)
 
 
 def build(kind: str, spec: Mapping[str, Any], *args: Any, field: str | None = None, **kwargs: Any) -> Any:

@@ -16,6 +16,16 @@ class Settings:
     size: int = 3
 
 
+@dataclass(frozen=True)
+class Inner:
+    projector: registry.Spec = registry.component("connector", "average-pool")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+
+
 @pytest.fixture
 def connector(monkeypatch: pytest.MonkeyPatch) -> type:
     monkeypatch.setattr(registry, "PROVIDERS", {"connector": ()})
@@ -51,6 +61,15 @@ def test_an_unknown_setting_names_its_path(connector: type) -> None:
     with pytest.raises(InvalidArgumentError, match="did you mean 'size'") as caught:
         registry.build("connector", {"name": "average-pool", "sise": 1}, field="recipe.model.connector")
     assert caught.value.violations[0].field == "recipe.model.connector.sise"
+
+
+def test_a_component_named_by_settings_is_checked_with_them(connector: type) -> None:
+    registry.register("connector", "stack", config=Outer)(object)
+    registry.settings("connector", {"name": "stack"})
+    bad = {"name": "stack", "inner": {"projector": {"name": "average-pool", "sise": 1}}}
+    with pytest.raises(InvalidArgumentError, match="did you mean 'size'") as caught:
+        registry.settings("connector", bad, field="recipe.task")
+    assert caught.value.violations[0].field == "recipe.task.inner.projector.sise"
 
 
 def test_a_duplicate_is_an_error(connector: type) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,7 @@ from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.feature_cache import pooled_width
 from rebus.models.text_encoders.base import TextEncoder, TokenIds
-
-Spec = dict[str, Any]
+from rebus.registry import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,8 @@ class DualEncoderConfig:
     """The two sides and the space between them."""
 
     # Image encoder; frozen.
-    vision_encoder: Spec = field(default_factory=lambda: {"name": "efficientnet-lite0"})
-    text_encoder: Spec = field(default_factory=lambda: {"name": "ngram-bag"})
+    vision_encoder: Spec = registry.component("encoder", "efficientnet-lite0")
+    text_encoder: Spec = registry.component("text-encoder", "ngram-bag")
     # How images become the encoder's input; left out, it is what the encoder's published weights were trained on.
     preprocess: ImageProcessorConfig | None = None
     # SHA-256 of that processing as it was in training; filled by the model, and loading refuses another.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,17 +13,16 @@ from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.cache import KVCache
 from rebus.models.packing import PackedRows
-
-Spec = dict[str, Any]
+from rebus.registry import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class MllmConfig:
     """The three parts, by component name and settings."""
 
-    encoder: Spec = field(default_factory=lambda: {"name": "vit"})
-    connector: Spec = field(default_factory=lambda: {"name": "mlp"})
-    decoder: Spec = field(default_factory=lambda: {"name": "llama"})
+    encoder: Spec = registry.component("encoder", "vit")
+    connector: Spec = registry.component("connector", "mlp")
+    decoder: Spec = registry.component("decoder", "llama")
     # Ids the decoder knows; the tokenizer's.
     vocab_size: int
     # The placeholder that image features take the place of.

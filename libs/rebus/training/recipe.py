@@ -10,9 +10,7 @@ from typing import Any
 from rebus import config as configs
 from rebus import registry
 from rebus.errors import invalid
-
-# A component by name with its settings: ``{"name": "adamw", "lr": 3e-4}``.
-Spec = dict[str, Any]
+from rebus.registry import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +41,8 @@ class Stage:
     trainable: list[str] = field(default_factory=list)
     # Objectives by name; each spec has a ``weight`` (default 1) beside the objective's own settings.
     objectives: list[Spec] = field(default_factory=list)
-    optimizer: Spec = field(default_factory=lambda: {"name": "adamw"})
-    schedule: Spec = field(default_factory=lambda: {"name": "cosine"})
+    optimizer: Spec = registry.component("optimizer", "adamw")
+    schedule: Spec = registry.component("schedule", "cosine")
     # Gradients are scaled down to this global L2 norm; 0 turns clipping off.
     max_grad_norm: float = 1.0
 
@@ -107,8 +105,7 @@ class TrainingRecipe:
         registry.settings("task", self.task, field="recipe.task")
         for index, stage in enumerate(self.stages):
             where = f"recipe.stages.{index}"
-            registry.settings("optimizer", stage.optimizer, field=f"{where}.optimizer")
-            registry.settings("schedule", stage.schedule, field=f"{where}.schedule")
+            registry.check_components(stage, field=where)
             for at, spec in enumerate(stage.objectives):
                 settings = {key: value for key, value in spec.items() if key != "weight"}
                 registry.settings("objective", settings, field=f"{where}.objectives.{at}")

@@ -22,9 +22,9 @@ from rebus.models.io import save_model
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
-from rebus.registry import register
+from rebus.registry import Spec, register
 from rebus.training.checkpoints import MODEL_FOLDER
-from rebus.training.recipe import Spec, Stage
+from rebus.training.recipe import Stage
 from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
 
 _READ_ROWS = 256
@@ -34,9 +34,9 @@ _READ_ROWS = 256
 class MllmTaskConfig:
     """The model and how its data is prepared."""
 
-    encoder: Spec = field(default_factory=lambda: {"name": "vit"})
-    connector: Spec = field(default_factory=lambda: {"name": "mlp"})
-    decoder: Spec = field(default_factory=lambda: {"name": "llama"})
+    encoder: Spec = registry.component("encoder", "vit")
+    connector: Spec = registry.component("connector", "mlp")
+    decoder: Spec = registry.component("decoder", "llama")
     # The tokenizer is trained on the recipe's data.
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)

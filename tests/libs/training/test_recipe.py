@@ -1,0 +1,38 @@
+"""What a recipe is checked for before a run is queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebus.config import load_yaml, merge
+from rebus.errors import InvalidArgumentError
+from rebus.training.recipe import recipe_from_mapping
+
+RECIPES = Path(__file__).resolve().parents[3] / "pipelines" / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_packaged_recipe_is_valid(path: Path) -> None:
+    assert recipe_from_mapping(load_yaml(path)).total_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "field"),
+    [
+        ("scenes", {"stagez": []}, "recipe.stagez"),
+        ("scenes", {"task": {"name": "mlm"}}, "recipe.task.name"),
+        ("scenes", {"task": {"connector": {"name": "mpl"}}}, "recipe.task.connector.name"),
+        ("scenes", {"task": {"decoder": {"num_layer": 2}}}, "recipe.task.decoder.num_layer"),
+        ("emoji", {"task": {"model": {"text_encoder": {"name": "ngram"}}}}, "recipe.task.model.text_encoder.name"),
+        ("emoji", {"stages": [{"name": "s", "steps": 1, "optimizer": {"name": "adam"}}]}, "recipe.stages.0.optimizer"),
+        ("emoji", {"stages": [{"name": "s", "steps": 1, "mixture": {"x": 1.0}}]}, "recipe.stages.0.mixture.x"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(recipe: str, changes: dict[str, Any], field: str) -> None:
+    values = merge(load_yaml(RECIPES / f"quickstart-{recipe}.yaml"), changes)
+    with pytest.raises(InvalidArgumentError) as caught:
+        recipe_from_mapping(values)
+    assert caught.value.violations[0].field.startswith(field)
