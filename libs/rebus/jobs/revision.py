@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,26 +14,33 @@ REVISION_ENV = "REBUS_CODE_REVISION"
 
 @functools.cache
 def code_revision() -> str:
-    """A git commit, with ``-dirty`` where the tree differs from it; else ``rebus-{version}``.
+    """A git commit, with ``-dirty-{digest of the changes}`` where tracked files differ; else ``rebus-{version}``.
 
     Images set ``REBUS_CODE_REVISION`` at build time, since they carry no checkout.
     """
     if os.environ.get(REVISION_ENV):
         return os.environ[REVISION_ENV]
-    root = Path(__file__).resolve().parents[3]
-    if (root / ".git").exists():
-        commit = _git(root, "rev-parse", "HEAD")
-        if commit:
-            return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    found = of_checkout(Path(__file__).resolve().parents[3])
+    if found:
+        return found
     try:
         return f"rebus-{version('rebus')}"
     except PackageNotFoundError:
         return "unknown"
 
 
+def of_checkout(root: Path) -> str:
+    """The revision of a git checkout; empty if ``root`` is none."""
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else ""
+    changes = _git(root, "diff", "--binary", "HEAD") if commit else ""
+    return commit + (f"-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else "")
+
+
 def _git(root: Path, *arguments: str) -> str:
     try:
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        result = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""
