@@ -35,11 +35,15 @@ def register(store: Store, model: str, run_name: str) -> ModelVersion:
     for version in documents.list_all(store, ModelVersion, parent=model):
         if version.run == run_name:
             return version
-    name = _claim(store, model, run_name)
-    _copy_verified(store, f"{run.checkpoint}/{CHECKPOINT_MODEL}", run.checkpoint, name)
-    manifest = manifests.publish(store, name)
-    version = _describe(store, name, run)
-    version.digest = manifest.digest
+    problems = manifests.verify(store, run.checkpoint)
+    if problems:
+        raise FailedPreconditionError(f"{run.checkpoint} is damaged: {'; '.join(problems)}")
+    source = f"{run.checkpoint}/{CHECKPOINT_MODEL}"
+    version = _describe(store, source, run)  # before a number is taken, since it may refuse
+    name = version.name = _claim(store, model, run_name)
+    for info in list(store.list(source)):
+        store.copy(info.path, f"{name}/{info.path.removeprefix(f'{source}/')}")
+    version.digest = manifests.publish(store, name).digest
     documents.create(store, version)
     documents.update(store, Model, model, lambda document: _advance(document, name))
     return version
@@ -99,25 +103,17 @@ def _claim(store: Store, model: str, run_name: str) -> str:
     raise AbortedError(f"{model}: other writers took {_CLAIM_ATTEMPTS} numbers in a row; try again")
 
 
-def _copy_verified(store: Store, source: str, checkpoint: str, target: str) -> None:
-    problems = manifests.verify(store, checkpoint)
-    if problems:
-        raise FailedPreconditionError(f"{checkpoint} is damaged: {'; '.join(problems)}")
-    for info in list(store.list(source)):
-        store.copy(info.path, f"{target}/{info.path.removeprefix(f'{source}/')}")
-
-
-def _describe(store: Store, name: str, run: Run) -> ModelVersion:
-    config = json.loads(store.get(f"{name}/{CONFIG}"))
+def _describe(store: Store, folder: str, run: Run) -> ModelVersion:
+    """What a model's folder and its run say of a version that has no name yet."""
+    config = json.loads(store.get(f"{folder}/{CONFIG}"))
     version = ModelVersion(
-        name=name,
         architecture=config["architecture"],
         run=run.name,
         recipe_digest=run.recipe_digest,
         code_revision=run.code_revision,
         mixture=run.mixture,
         preprocess_digest=config.get("preprocess_digest", ""),
-        num_parameters=_count_parameters(store, f"{name}/{WEIGHTS}"),
+        num_parameters=_count_parameters(store, f"{folder}/{WEIGHTS}"),
     )
     version.create_time.GetCurrentTime()
     return version
