@@ -30,12 +30,14 @@ class AttentionGroundingConfig:
 
     # Index of the decoder layer. Layers below it gather what is asked, layers above it use what was found.
     layer: int = 2
-    # The first so many heads of the layer.
+    # ``num_heads`` heads of the layer, from ``first_head`` on.
+    first_head: int = 0
     num_heads: int = 2
 
     def __post_init__(self) -> None:
-        if self.layer < 0 or self.num_heads < 1:
-            raise ValueError(f"layer={self.layer} must not be negative and num_heads={self.num_heads} at least 1")
+        if min(self.layer, self.first_head) < 0 or self.num_heads < 1:
+            found = f"layer={self.layer}, first_head={self.first_head}, num_heads={self.num_heads}"
+            raise ValueError(f"need layer >= 0, first_head >= 0 and num_heads >= 1, got {found}")
 
 
 @register("objective", "attention-grounding", config=AttentionGroundingConfig)
@@ -50,7 +52,8 @@ class AttentionGrounding:
     def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
         """Mean over questions and heads; questions of which it is not known what they name do not count."""
         rows = outputs.batch.rows
-        if self._config.layer >= len(outputs.layer_inputs) or self._config.num_heads > model.decoder.config.num_heads:
+        heads = slice(self._config.first_head, self._config.first_head + self._config.num_heads)
+        if self._config.layer >= len(outputs.layer_inputs) or heads.stop > model.decoder.config.num_heads:
             config = model.decoder.config
             found = f"{config.num_layers} layers of {config.num_heads} heads"
             raise invalid("attention-grounding", f"{self._config} does not fit a decoder of {found}")
@@ -68,5 +71,5 @@ class AttentionGrounding:
         scores_QNC = model.decoder.attention_scores(
             self._config.layer, inputs_TD, rows.positions, queries_Q.to(device), keys_QC.to(device)
         )
-        log_weights_QNC = F.log_softmax(scores_QNC[:, : self._config.num_heads].float(), dim=-1)
+        log_weights_QNC = F.log_softmax(scores_QNC[:, heads].float(), dim=-1)
         return -(targets_QC.to(device)[:, None] * log_weights_QNC).sum(-1).mean()
