@@ -53,6 +53,11 @@ class Sample:
     license: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def first_image(self) -> bytes | None:
+        """Media of the first image segment; ``None`` where the sample shows no image."""
+        return next((self.media[segment.media] for segment in self.segments if segment.type == "image"), None)
+
     def validate(self) -> None:
         """Raises ``InvalidArgumentError`` naming the first field that breaks the shape above."""
         if not self.id:

@@ -1,61 +1,51 @@
 """Features of a frozen image encoder, computed once for the images of a dataset version.
 
-A cache is a folder ``features/<key>/`` of safetensors parts and, written last, a manifest with their SHA-256. The key
-is a digest of everything that the features depend on, so that a stale cache cannot be found. A build that was
-interrupted goes on after its last intact part; a damaged cache is built anew, since losing it costs time and never
-results.
+A cache is a folder ``features/<key>/`` of safetensors parts, each for a range of the version's rows, which fills up as
+rows are asked for: training computes those of its split, an index of the whole version later only the others. The key
+is a digest of everything that the features depend on, so that a stale cache cannot be found. A part is replaced whole
+and carries its SHA-256; a damaged one is computed anew, since losing it costs time and never results.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rebus import config as configs
 from rebus.data.preprocess import ImageProcessor
-from rebus.errors import AlreadyExistsError, DataLossError, NotFoundError
-from rebus.store import Store, manifests
 
 # Images encoded together. More would not be faster on a CPU: the activations would leave its caches.
 ENCODE_BATCH = 8
-# Images a part; what an interrupted build may have to repeat.
-PART_IMAGES = 256
+# Rows a part; what an interrupted build may have to repeat.
+PART_ROWS = 256
 _DECODE_THREADS = 2
-_TENSOR = "features"
 
 # ``pooled``: one vector an image, ``tokens``: one a place on the encoder's grid.
 Layout = Literal["pooled", "tokens"]
-
-
-class ImageSource(Protocol):
-    """Random access to encoded images."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, indices: Sequence[int], /) -> list[bytes]:
-        """The images at ``indices``, in that order."""
-        ...
+# The encoded images of the dataset version's rows named, in that order.
+TakeImages = Callable[[Sequence[int]], list[bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureKey:
     """Everything that features depend on."""
 
-    # Digest of the dataset version, and which of its images in which order.
+    # Digest of the dataset version. Of each row, the first image is encoded.
     dataset: str
-    selection: str
     # ``module_digest`` of the encoder, ``ImageProcessor.digest``.
     encoder: str
     preprocess: str
@@ -63,16 +53,17 @@ class FeatureKey:
 
     @property
     def folder(self) -> str:
-        """Where the features lie in a store."""
+        """Where the features lie below a cache's folder."""
         return f"features/{configs.digest(asdict(self))[:32]}"
 
 
 class Features:
     """The features of N images, mapped from files: memory holds what is taken, not what lies there."""
 
-    def __init__(self, parts: Sequence[Tensor]) -> None:
+    def __init__(self, parts: Sequence[tuple[Tensor, NDArray[np.int64]]]) -> None:
+        """``parts``: each with its features and, for each image it gives, the place among them."""
         self._parts = parts
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._starts = np.cumsum([0, *(len(places) for _, places in parts)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -82,38 +73,49 @@ class Features:
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"indices {wanted.min()}..{wanted.max()} are outside the {len(self)} images")
-        out = torch.empty(len(wanted), *self._parts[0].shape[1:])
+        out = torch.empty(len(wanted), *self._parts[0][0].shape[1:])
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
         for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
-            out[places] = self._parts[owner][wanted[places] - self._starts[owner]]
+            features, places = self._parts[owner]
+            mine = np.flatnonzero(owners == owner)
+            out[mine] = features[places[wanted[mine] - self._starts[owner]]]
         return out
 
 
 def cached_features(
-    store: Store,
+    cache_dir: Path,
     key: FeatureKey,
-    images: ImageSource,
+    rows: NDArray[np.int64],
+    take_images: TakeImages,
     encoder: nn.Module,
     processor: ImageProcessor,
     *,
-    cache_dir: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
-    """The features of ``images`` under ``key``, computed where the store does not have them yet.
+    """The features of the images of ``rows`` (ascending, at least one), computed where the cache has them not yet.
 
     ``progress`` is told images done and in all, and may raise to stop; what was done so far is kept. An image that
-    cannot be decoded is an ``InvalidArgumentError`` naming ``images[i]``.
+    cannot be decoded is an ``InvalidArgumentError`` naming ``rows[i]``, the dataset version's row.
     """
-    folder = key.folder
-    try:
-        return _fetch(store, folder, cache_dir, len(images))
-    except NotFoundError:
-        pass
-    except DataLossError:
-        store.delete_prefix(folder)
-    _build(store, folder, key.layout, images, encoder, processor, progress)
-    return _fetch(store, folder, cache_dir, len(images))
+    folder = cache_dir / key.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[tuple[Tensor, NDArray[np.int64]]] = []
+    done = 0
+    for number in np.unique(rows // PART_ROWS):
+        wanted = rows[rows // PART_ROWS == number]
+        progress(done, len(rows))
+        path = folder / f"part-{number:09d}.safetensors"
+        part = _read(path) or _Part.empty()
+        missing = np.setdiff1d(wanted, part.rows)
+        if len(missing):
+            images = take_images(missing.tolist())
+            names = [f"rows[{row}]" for row in missing]
+            part = part.with_rows(missing, encode_images(encoder, processor, images, layout=key.layout, names=names))
+            _write(path, part)
+        parts.append((part.features, np.searchsorted(part.rows, wanted)))
+        done += len(wanted)
+    progress(done, len(rows))
+    return Features(parts)
 
 
 def encode_images(
@@ -122,11 +124,11 @@ def encode_images(
     images: Sequence[bytes],
     *,
     layout: Layout = "pooled",
-    first: int = 0,
+    names: Sequence[str] = (),
 ) -> Tensor:
     """float32 features of encoded images: ``[N, width]`` pooled, or ``[N, T, width]`` tokens.
 
-    Threads decode ahead of the encoder. An error names ``images[first + i]``.
+    Threads decode ahead of the encoder. An error names the image by ``names``, or as ``images[i]``.
     """
     encoder.eval()
     compute = pooled if layout == "pooled" else type(encoder).__call__
@@ -134,7 +136,7 @@ def encode_images(
     with torch.inference_mode():
         parts = [
             compute(encoder, torch.from_numpy(processor.normalise(pixels)).to(device)).float().cpu()
-            for pixels in _decoded(processor, images, first)
+            for pixels in _decoded(processor, images, names or [f"images[{i}]" for i in range(len(images))])
         ]
     return torch.cat(parts)
 
@@ -159,61 +161,52 @@ def module_digest(module: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def _fetch(store: Store, folder: str, cache_dir: Path, count: int) -> Features:
-    local = manifests.fetch(store, folder, cache_dir / "features")
-    features = Features([load_file(path)[_TENSOR] for path in sorted(local.glob("*.safetensors"))])
-    if len(features) != count:
-        raise DataLossError(f"{folder} holds features of {len(features)} images, {count} were expected")
-    return features
+@dataclass(frozen=True)
+class _Part:
+    """Features of some rows, ascending."""
+
+    rows: NDArray[np.int64]
+    features: Tensor
+
+    @classmethod
+    def empty(cls) -> _Part:
+        return cls(np.empty(0, np.int64), torch.empty(0))
+
+    def with_rows(self, rows: NDArray[np.int64], features: Tensor) -> _Part:
+        together = np.concatenate([self.rows, rows])
+        order = np.argsort(together)
+        return _Part(together[order], torch.cat([self.features, features])[order] if len(self.rows) else features)
 
 
-def _build(
-    store: Store,
-    folder: str,
-    layout: Layout,
-    images: ImageSource,
-    encoder: nn.Module,
-    processor: ImageProcessor,
-    progress: Callable[[int, int], None],
-) -> None:
-    names: list[str] = []
-    for start in range(0, len(images), PART_IMAGES):
-        stop = min(start + PART_IMAGES, len(images))
-        names.append(f"part-{start:09d}.safetensors")
-        path = f"{folder}/{names[-1]}"
-        progress(start, len(images))
-        if not _intact(store, path, stop - start):
-            features = encode_images(encoder, processor, images.take(range(start, stop)), layout=layout, first=start)
-            store.put(path, save({_TENSOR: features}, {"sha256": _sha256(features)}))
-    progress(len(images), len(images))
+def _write(path: Path, part: _Part) -> None:
+    tensors = {"features": part.features.contiguous(), "rows": torch.from_numpy(part.rows)}
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(save(tensors, {"sha256": _sha256(part)}))
+    os.replace(file.name, path)
+
+
+def _read(path: Path) -> _Part | None:
+    """The part at ``path`` mapped, unless there is none or it is damaged."""
     try:
-        manifests.publish(store, folder, names)
-    except AlreadyExistsError:
-        return  # another process built the same features meanwhile
+        with safe_open(path, framework="pt") as file:
+            part = _Part(file.get_tensor("rows").numpy(), file.get_tensor("features"))
+            return part if (file.metadata() or {}).get("sha256") == _sha256(part) else None
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
-def _intact(store: Store, path: str, count: int) -> bool:
-    """Whether an unfinished build left this part whole."""
-    if not store.exists(path):
-        return False
-    data = store.get(path)
-    try:
-        features = load(data)[_TENSOR]
-    except (SafetensorError, KeyError):
-        return False
-    return len(features) == count and _sha256(features).encode() in data[: 8 + int.from_bytes(data[:8], "little")]
+def _sha256(part: _Part) -> str:
+    sha = hashlib.sha256(part.rows.tobytes())
+    sha.update(part.features.contiguous().numpy().data)
+    return sha.hexdigest()
 
 
-def _sha256(features: Tensor) -> str:
-    return hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _decoded(processor: ImageProcessor, images: Sequence[bytes], first: int) -> Iterator[NDArray[np.uint8]]:
+def _decoded(processor: ImageProcessor, images: Sequence[bytes], names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
     """uint8 ``[n, H, W, 3]`` batches in order; at most a few are held."""
 
     def decode(start: int) -> NDArray[np.uint8]:
-        batch = images[start : start + ENCODE_BATCH]
-        return np.stack([processor(data, field=f"images[{first + start + i}]") for i, data in enumerate(batch)])
+        batch = slice(start, start + ENCODE_BATCH)
+        return np.stack([processor(data, field=name) for data, name in zip(images[batch], names[batch], strict=True)])
 
     pending: deque[Future[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:

@@ -56,7 +56,12 @@ class Embedder:
         out = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             chunk = images[start : start + _IMAGES_AT_A_TIME]
-            features = encode_images(self.model.vision_encoder, self.processor, chunk, first=start)
+            features = encode_images(
+                self.model.vision_encoder,
+                self.processor,
+                chunk,
+                names=[f"images[{at}]" for at in range(start, start + len(chunk))],
+            )
             out[start : start + len(chunk)] = self.embed_features(features)
         return out
 

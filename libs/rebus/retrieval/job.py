@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rebus import config as configs
 from rebus import registry
 from rebus.data.dataset import DatasetReader, open_version
-from rebus.data.sample import Sample
 from rebus.errors import FailedPreconditionError, NotFoundError, invalid
 from rebus.jobs.context import JobContext
 from rebus.models import feature_cache
@@ -30,6 +29,8 @@ DEFAULT_ALGORITHM = "flat"
 ARCHITECTURE = "dual-encoder"
 # Indexes that one process keeps open.
 _CAPACITY = 8
+# Rows whose features are embedded together.
+_EMBED_ROWS = 1024
 # Share of the job that embedding takes.
 _EMBEDDING_SHARE = 0.9
 
@@ -92,21 +93,19 @@ def _embed(ctx: JobContext, embedder: Embedder, images: _Images, dataset_digest:
 
     key = FeatureKey(
         dataset=dataset_digest,
-        selection=configs.digest(images.rows.tolist()),
         encoder=feature_cache.module_digest(embedder.model.vision_encoder),
         preprocess=embedder.processor.digest,
     )
     features = feature_cache.cached_features(
-        Store.open(ctx.cache_dir.absolute().as_uri()),
+        ctx.cache_dir,
         key,
-        images,
+        images.rows,
+        images.take,
         embedder.model.vision_encoder,
         embedder.processor,
-        cache_dir=ctx.cache_dir / "fetched",
         progress=progress,
     )
-    step = feature_cache.PART_IMAGES
-    chunks = (np.arange(start, min(start + step, len(images))) for start in range(0, len(images), step))
+    chunks = (np.arange(start, min(start + _EMBED_ROWS, len(images))) for start in range(0, len(images), _EMBED_ROWS))
     return np.concatenate([embedder.embed_features(features.take(chunk)) for chunk in chunks])
 
 
@@ -122,14 +121,9 @@ class _Images:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, indices: Sequence[int], /) -> list[bytes]:
-        """Encoded images of the rows at ``indices``."""
-        return [_first_image(sample) for sample in self._reader.take(self.rows[list(indices)])]
-
-
-def _first_image(sample: Sample) -> bytes:
-    shown = (sample.media[segment.media] for segment in sample.segments if segment.type == "image")
-    return next(shown, sample.media[0])
+    def take(self, rows: Sequence[int]) -> list[bytes]:
+        """Encoded images of the dataset version's ``rows``."""
+        return [sample.first_image or sample.media[0] for sample in self._reader.take(rows)]
 
 
 class IndexCache:

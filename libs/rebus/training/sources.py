@@ -17,6 +17,7 @@ class SampleList:
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
+        self.rows = np.arange(len(samples))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -44,11 +45,11 @@ class BoundRows:
                 + (f" and a source of {binding.sources}" if binding.sources else "")
                 + f"; splits: {dict(reader.version.splits)}, sources: {dict(reader.version.sources)}",
             )
-        self._reader, self._rows = reader, rows
+        self._reader, self.rows = reader, rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def take(self, indices: Sequence[int], /) -> list[Sample]:
         """The samples at ``indices`` of the bound rows, in that order; thread-safe."""
-        return self._reader.take(self._rows[np.asarray(indices, dtype=np.int64)])
+        return self._reader.take(self.rows[np.asarray(indices, dtype=np.int64)])

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebus.data.sample import Sample
@@ -24,6 +26,11 @@ from rebus.training.recipe import Stage, TrainingRecipe
 
 class SampleSource(Protocol):
     """Random access to one dataset version, or to a list of samples."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The dataset version's row of each sample, ascending."""
+        ...
 
     def __len__(self) -> int: ...
 

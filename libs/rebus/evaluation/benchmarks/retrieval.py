@@ -79,13 +79,11 @@ class ImageTextRetrieval:
         return found[: context.max_items or None]
 
     def _candidate(self, sample: Sample) -> Candidate | None:
-        image = next((segment for segment in sample.segments if segment.type == "image"), None)
+        image = sample.first_image
         names = sample.metadata.get("names", {})
         if image is None or not sample.metadata.get("canonical", True) or not names.get(self.config.language):
             return None
-        return Candidate(
-            sample_id=sample.id, family=sample.family or sample.id, image=sample.media[image.media], names=dict(names)
-        )
+        return Candidate(sample_id=sample.id, family=sample.family or sample.id, image=image, names=dict(names))
 
     def _embed_images(self, context: Context, images: Sequence[bytes]) -> NDArray[np.floating]:
         parts = []

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rebus import config as configs
 from rebus import registry
 from rebus.data.mixers import WeightedMixer, shuffled_rows
 from rebus.data.sample import Sample
@@ -25,7 +24,6 @@ from rebus.models.io import save_model
 from rebus.models.text_encoders.base import TokenIds
 from rebus.objectives.contrastive import PairObjective, Pairs
 from rebus.registry import register
-from rebus.store import Store
 from rebus.training.recipe import DataBinding, Stage
 from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
 
@@ -176,61 +174,53 @@ class _SourcePairs:
         return self.captions[row][int(np.searchsorted(self.odds[row].cumsum(), rng.random(), side="right"))]
 
 
-class _Images:
-    """The first image of each chosen row of a source."""
-
-    def __init__(self, source: SampleSource, rows: Sequence[int]) -> None:
-        self._source, self._rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def take(self, indices: Sequence[int], /) -> list[bytes]:
-        """Encoded images at ``indices`` of the chosen rows."""
-        images = map(_image, self._source.take([self._rows[index] for index in indices]))
-        return [image for image in images if image is not None]
-
-
 def _read_pairs(
     name: str, source: SampleSource, context: TaskContext, model: DualEncoder, language_weights: Mapping[str, float]
 ) -> _SourcePairs:
     """Reads captions and features of every row that has an image and a caption that may be drawn."""
     binding = context.recipe.data[name]
-    rows: list[int] = []
+    indices: list[int] = []
     captions: list[list[TokenIds]] = []
     odds: list[NDArray[np.float64]] = []
     families: list[str] = []
     for start in range(0, len(source), _READ_ROWS):
         context.progress(f"reading captions of {name}: {start} of {len(source)} rows")
-        for row, sample in enumerate(source.take(range(start, min(start + _READ_ROWS, len(source)))), start=start):
+        for index, sample in enumerate(source.take(range(start, min(start + _READ_ROWS, len(source)))), start=start):
             told = _captions(sample, binding, language_weights)
-            if told and _image(sample) is not None:
-                rows.append(row)
+            if told and sample.first_image is not None:
+                indices.append(index)
                 captions.append(model.text_encoder.tokenize([text for text, _ in told]))
                 weights = np.array([weight for _, weight in told])
                 odds.append(weights / weights.sum())
                 families.append(sample.family or sample.id)
-    if not rows:
+    if not indices:
         raise invalid(f"recipe.data.{name}", "no row has both an image and a caption")
-    features = _features(name, _Images(source, rows), context, model, digest_rows=configs.digest(rows))
+    features = _features(name, source, np.array(indices), context, model)
     return _SourcePairs(features=features, captions=captions, odds=odds, families=families)
 
 
-def _features(name: str, images: _Images, context: TaskContext, model: DualEncoder, *, digest_rows: str) -> Tensor:
-    binding = context.recipe.data[name]
+def _features(
+    name: str, source: SampleSource, indices: NDArray[np.int64], context: TaskContext, model: DualEncoder
+) -> Tensor:
+    """Features of the first image of each of the source's samples at ``indices``."""
+    rows = source.rows[indices]
+
+    def take_images(wanted: Sequence[int]) -> list[bytes]:
+        samples = source.take(indices[np.searchsorted(rows, wanted)].tolist())
+        return [image for sample in samples if (image := sample.first_image) is not None]
+
     key = FeatureKey(
         dataset=context.versions[name],
-        selection=configs.digest({"split": binding.split, "sources": binding.sources, "rows": digest_rows}),
         encoder=feature_cache.module_digest(model.vision_encoder),
         preprocess=model.processor.digest,
     )
     features = feature_cache.cached_features(
-        Store.open(context.cache_dir.absolute().as_uri()),
+        context.cache_dir,
         key,
-        images,
+        rows,
+        take_images,
         model.vision_encoder,
         model.processor,
-        cache_dir=context.cache_dir / "fetched",
         progress=lambda done, total: context.progress(f"features of {name}: {done} of {total} images"),
     )
     return features.take(np.arange(len(features)))
@@ -251,10 +241,6 @@ def _captions(sample: Sample, binding: DataBinding, language_weights: Mapping[st
         if weight > 0:
             found.append((segment.text, weight))
     return found
-
-
-def _image(sample: Sample) -> bytes | None:
-    return next((sample.media[segment.media] for segment in sample.segments if segment.type == "image"), None)
 
 
 def _counted(families: Sequence[str]) -> Tensor:
