@@ -75,7 +75,7 @@ def scores_of_whole_row(model: Mllm, single: Row, features: Tensor, layer: int) 
     return kept[layer]
 
 
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(("layer", "first_head", "num_heads"), [(0, 0, 3), (1, 0, 3), (1, 2, 2)])
 @pytest.mark.parametrize(
     ("regions", "target"),
     [
@@ -86,17 +86,18 @@ def scores_of_whole_row(model: Mllm, single: Row, features: Tensor, layer: int) 
     ],
 )
 def test_equals_the_cross_entropy_of_the_layers_own_attention(
-    model: Mllm, layer: int, regions: Regions, target: dict[int, float]
+    model: Mllm, layer: int, first_head: int, num_heads: int, regions: Regions, target: dict[int, float]
 ) -> None:
     single = row(regions)
     out = outputs(model, single)
-    loss = AttentionGrounding(AttentionGroundingConfig(layer=layer, num_heads=3))(model, out)
+    config = AttentionGroundingConfig(layer=layer, first_head=first_head, num_heads=num_heads)
+    loss = AttentionGrounding(config)(model, out)
 
     assert out.image_features is not None
     scores = scores_of_whole_row(model, single, out.image_features, layer)
     query = single.input_ids.tolist().index(TOKENIZER.assistant_token_id)
     # The row's first token, then the image's four.
-    log_weights = scores[:3, query, :5].log_softmax(-1)
+    log_weights = scores[first_head : first_head + num_heads, query, :5].log_softmax(-1)
     expected = -sum(share * log_weights[:, column].mean() for column, share in target.items())
     torch.testing.assert_close(loss, torch.as_tensor(expected))
 
@@ -137,6 +138,7 @@ def test_training_on_it_makes_the_heads_look(model: Mllm) -> None:
 
 
 def test_a_layer_or_head_that_is_not_there_is_named(model: Mllm) -> None:
-    for config in (AttentionGroundingConfig(layer=2), AttentionGroundingConfig(layer=0, num_heads=5)):
+    for settings in ({"layer": 2}, {"layer": 0, "num_heads": 5}, {"layer": 0, "first_head": 3}):
+        config = AttentionGroundingConfig(**settings)
         with pytest.raises(InvalidArgumentError, match="does not fit a decoder of 2 layers of 4 heads"):
             AttentionGrounding(config)(model, outputs(model, row(())))
