@@ -10,8 +10,11 @@ from torch import Tensor
 
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
 from rebus.models import load_model
+from rebus.models.encoders.efficientnet import EfficientNetLite0, EfficientNetLite0Config
+from rebus.models.mllm import Mllm
 from rebus.training.loop import Trained, deterministic
 from rebus.training.prefetch import Prefetcher
+from rebus.training.recipe import recipe_from_mapping
 from rebus.training.task import Batch
 from tests.libs.training import scenes_run
 from tests.libs.training.scenes_run import Recorder, Stop, execute, recipe
@@ -61,6 +64,21 @@ def test_frozen_parts_do_not_move_batch_statistics_included(tmp_path: Path) -> N
     before = load_model(recorder.checkpoints[1] / "model").state_dict()
     moved = {name.split(".")[0] for name in model if not torch.equal(model[name], before[name])}
     assert moved == {"connector", "decoder"}
+
+
+def test_an_encoder_with_published_weights_starts_from_them(tmp_path: Path) -> None:
+    task = {
+        **scenes_run.RECIPE["task"],
+        "encoder": {"name": "efficientnet-lite0", "image_size": 32},
+        "connector": {"name": "mlp"},
+    }
+    stages = [{**scenes_run.RECIPE["stages"][1], "steps": 1, "trainable": ["connector", "decoder"]}]
+    plan = recipe_from_mapping({**scenes_run.RECIPE, "task": task, "stages": stages})
+    published = EfficientNetLite0(EfficientNetLite0Config(image_size=32))
+    published.load_pretrained()
+    model = execute(plan, Recorder(tmp_path)).model
+    assert isinstance(model, Mllm)
+    assert same(model.vision_encoder.state_dict(), published.state_dict())
 
 
 def test_a_stage_trains_the_parts_it_names_and_no_others(whole: tuple[Trained, Recorder], tmp_path: Path) -> None:

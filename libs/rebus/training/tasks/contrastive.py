@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from rebus.data.sample import Sample
 from rebus.errors import invalid
 from rebus.models import feature_cache
 from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
+from rebus.models.encoders.base import Pretrained
 from rebus.models.feature_cache import FeatureKey
 from rebus.models.io import save_model
 from rebus.models.text_encoders.base import TokenIds
@@ -28,15 +29,6 @@ from rebus.training.recipe import DataBinding, Stage
 from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
 
 _READ_ROWS = 256
-
-
-@runtime_checkable
-class Pretrained(Protocol):
-    """An encoder with published weights."""
-
-    def load_pretrained(self) -> None:
-        """Replaces the weights by the published ones."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from rebus.data.mixers import WeightedMixer, shuffled_rows
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.data.sample import Sample
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
+from rebus.models.encoders.base import Pretrained
 from rebus.models.io import save_model
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
@@ -59,7 +60,7 @@ class MllmTask:
         self._objectives: dict[str, list[tuple[str, float, Objective]]] = {}
 
     def prepare(self, context: TaskContext) -> Mllm:
-        """Trains (or, on resume, loads) the tokenizer and builds the model."""
+        """Trains (or, on resume, loads) the tokenizer and builds the model, its encoder with its published weights."""
         self._context = context
         if context.resume_from is not None:
             tokenizer = Tokenizer.load(context.resume_from / MODEL_FOLDER)
@@ -77,6 +78,8 @@ class MllmTask:
             encoding=self._config.encoding,
         )
         model = Mllm(config)
+        if isinstance(model.vision_encoder, Pretrained):
+            model.vision_encoder.load_pretrained()
         self._tokenizer = tokenizer
         self._processor = ImageProcessor(self._config.preprocess)
         encoder = Encoder(tokenizer, image_tokens=model.image_tokens, config=self._config.encoding)
