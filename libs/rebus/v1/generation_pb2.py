@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from rebus.v1 import common_pb2 as rebus_dot_v1_dot_common__pb2
+from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rebus/v1/generation.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x15rebus/v1/common.proto\"\xaf\x01\n\x0eSamplingParams\x12\"\n\x0emax_new_tokens\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12$\n\x0btemperature\x18\x02 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00 A-\x00\x00\x00\x00\x12\x16\n\x05top_k\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1e\n\x05top_p\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00\x12\x1b\n\x04seed\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00\"\xcf\x01\n\x0fGenerateRequest\x12_\n\rmodel_version\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12/\n\x08segments\x18\x02 \x03(\x0b\x32\x11.rebus.v1.SegmentB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.rebus.v1.SamplingParams\"\x88\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12>\n\rfinish_reason\x18\x03 \x01(\x0e\x32\'.rebus.v1.GenerateResponse.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\x05\x12\x1c\n\x14num_generated_tokens\x18\x05 \x01(\x05\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"C\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x32X\n\x11GenerationService\x12\x43\n\x08Generate\x12\x19.rebus.v1.GenerateRequest\x1a\x1a.rebus.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rebus/v1/generation.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x15rebus/v1/common.proto\x1a\x16rebus/v1/options.proto\"\xaf\x01\n\x0eSamplingParams\x12\"\n\x0emax_new_tokens\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12$\n\x0btemperature\x18\x02 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00 A-\x00\x00\x00\x00\x12\x16\n\x05top_k\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1e\n\x05top_p\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00\x12\x1b\n\x04seed\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00\"\xcf\x01\n\x0fGenerateRequest\x12_\n\rmodel_version\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12/\n\x08segments\x18\x02 \x03(\x0b\x32\x11.rebus.v1.SegmentB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.rebus.v1.SamplingParams\"\x88\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12>\n\rfinish_reason\x18\x03 \x01(\x0e\x32\'.rebus.v1.GenerateResponse.FinishReason\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\x05\x12\x1c\n\x14num_generated_tokens\x18\x05 \x01(\x05\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"C\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x32`\n\x11GenerationService\x12K\n\x08Generate\x12\x19.rebus.v1.GenerateRequest\x1a\x1a.rebus.v1.GenerateResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +48,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['model_version']._serialized_options = b'\272HErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_GENERATEREQUEST'].fields_by_name['segments']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['segments']._serialized_options = b'\272H\007\222\001\004\010\001\020@'
-  _globals['_SAMPLINGPARAMS']._serialized_start=92
-  _globals['_SAMPLINGPARAMS']._serialized_end=267
-  _globals['_GENERATEREQUEST']._serialized_start=270
-  _globals['_GENERATEREQUEST']._serialized_end=477
-  _globals['_GENERATERESPONSE']._serialized_start=480
-  _globals['_GENERATERESPONSE']._serialized_end=744
-  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_start=677
-  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_end=744
-  _globals['_GENERATIONSERVICE']._serialized_start=746
-  _globals['_GENERATIONSERVICE']._serialized_end=834
+  _globals['_GENERATIONSERVICE'].methods_by_name['Generate']._loaded_options = None
+  _globals['_GENERATIONSERVICE'].methods_by_name['Generate']._serialized_options = b'\302\363\030\002\010\001'
+  _globals['_SAMPLINGPARAMS']._serialized_start=116
+  _globals['_SAMPLINGPARAMS']._serialized_end=291
+  _globals['_GENERATEREQUEST']._serialized_start=294
+  _globals['_GENERATEREQUEST']._serialized_end=501
+  _globals['_GENERATERESPONSE']._serialized_start=504
+  _globals['_GENERATERESPONSE']._serialized_end=768
+  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_start=701
+  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_end=768
+  _globals['_GENERATIONSERVICE']._serialized_start=770
+  _globals['_GENERATIONSERVICE']._serialized_end=866
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from rebus.v1 import common_pb2 as rebus_dot_v1_dot_common__pb2
+from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rebus/v1/training.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\"\x8c\x01\n\x0cMixtureShare\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x12\n\nnum_tokens\x18\x05 \x01(\x03\x12\x12\n\nnum_images\x18\x06 \x01(\x03\"\xcf\x04\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1f\n\x06recipe\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\x80@\x12u\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x1b.rebus.v1.Run.DatasetsEntryBF\xbaHC\x9a\x01@\x08\x01\x10@*:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12 \n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00H\x00\x88\x01\x01\x12\x1b\n\rrecipe_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ncheckpoint\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\x07mixture\x18\x08 \x03(\x0b\x32\x16.rebus.v1.MixtureShareB\x04\xe2\x41\x01\x03\x12\x12\n\x04step\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07metrics\x18\n \x03(\x0b\x32\x1a.rebus.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\x0b \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x1a/\n\rDatasetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01:\x1e\xea\x41\x1b\n\rrebus.dev/Run\x12\nruns/{run}B\x07\n\x05_seed\"T\n\x10\x43reateRunRequest\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\r.rebus.v1.RunB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"D\n\rGetRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.rebus.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fWatchRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"G\n\x10\x43\x61ncelRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"G\n\x10ResumeRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$2\xeb\x02\n\x0fTrainingService\x12\x36\n\tCreateRun\x12\x1a.rebus.v1.CreateRunRequest\x1a\r.rebus.v1.Run\x12\x30\n\x06GetRun\x12\x17.rebus.v1.GetRunRequest\x1a\r.rebus.v1.Run\x12\x41\n\x08ListRuns\x12\x19.rebus.v1.ListRunsRequest\x1a\x1a.rebus.v1.ListRunsResponse\x12;\n\x08WatchRun\x12\x19.rebus.v1.WatchRunRequest\x1a\x12.rebus.v1.JobEvent0\x01\x12\x36\n\tCancelRun\x12\x1a.rebus.v1.CancelRunRequest\x1a\r.rebus.v1.Run\x12\x36\n\tResumeRun\x12\x1a.rebus.v1.ResumeRunRequest\x1a\r.rebus.v1.Runb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rebus/v1/training.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\x1a\x16rebus/v1/options.proto\"\x8c\x01\n\x0cMixtureShare\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x12\n\nnum_tokens\x18\x05 \x01(\x03\x12\x12\n\nnum_images\x18\x06 \x01(\x03\"\xcf\x04\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1f\n\x06recipe\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\x80@\x12u\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x1b.rebus.v1.Run.DatasetsEntryBF\xbaHC\x9a\x01@\x08\x01\x10@*:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12 \n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00H\x00\x88\x01\x01\x12\x1b\n\rrecipe_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ncheckpoint\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\x07mixture\x18\x08 \x03(\x0b\x32\x16.rebus.v1.MixtureShareB\x04\xe2\x41\x01\x03\x12\x12\n\x04step\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07metrics\x18\n \x03(\x0b\x32\x1a.rebus.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\x0b \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x1a/\n\rDatasetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01:\x1e\xea\x41\x1b\n\rrebus.dev/Run\x12\nruns/{run}B\x07\n\x05_seed\"T\n\x10\x43reateRunRequest\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\r.rebus.v1.RunB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"D\n\rGetRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.rebus.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fWatchRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"G\n\x10\x43\x61ncelRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"G\n\x10ResumeRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$2\x9b\x03\n\x0fTrainingService\x12>\n\tCreateRun\x12\x1a.rebus.v1.CreateRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12\x38\n\x06GetRun\x12\x17.rebus.v1.GetRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x01\x12I\n\x08ListRuns\x12\x19.rebus.v1.ListRunsRequest\x1a\x1a.rebus.v1.ListRunsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x43\n\x08WatchRun\x12\x19.rebus.v1.WatchRunRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12>\n\tCancelRun\x12\x1a.rebus.v1.CancelRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\tResumeRun\x12\x1a.rebus.v1.ResumeRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -81,28 +82,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELRUNREQUEST'].fields_by_name['name']._serialized_options = b'\272H\"r 2\036^runs/[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_RESUMERUNREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RESUMERUNREQUEST'].fields_by_name['name']._serialized_options = b'\272H\"r 2\036^runs/[a-z0-9][a-z0-9-]{0,62}$'
-  _globals['_MIXTURESHARE']._serialized_start=150
-  _globals['_MIXTURESHARE']._serialized_end=290
-  _globals['_RUN']._serialized_start=293
-  _globals['_RUN']._serialized_end=884
-  _globals['_RUN_DATASETSENTRY']._serialized_start=748
-  _globals['_RUN_DATASETSENTRY']._serialized_end=795
-  _globals['_RUN_METRICSENTRY']._serialized_start=797
-  _globals['_RUN_METRICSENTRY']._serialized_end=843
-  _globals['_CREATERUNREQUEST']._serialized_start=886
-  _globals['_CREATERUNREQUEST']._serialized_end=970
-  _globals['_GETRUNREQUEST']._serialized_start=972
-  _globals['_GETRUNREQUEST']._serialized_end=1040
-  _globals['_LISTRUNSREQUEST']._serialized_start=1042
-  _globals['_LISTRUNSREQUEST']._serialized_end=1117
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1119
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1191
-  _globals['_WATCHRUNREQUEST']._serialized_start=1193
-  _globals['_WATCHRUNREQUEST']._serialized_end=1293
-  _globals['_CANCELRUNREQUEST']._serialized_start=1295
-  _globals['_CANCELRUNREQUEST']._serialized_end=1366
-  _globals['_RESUMERUNREQUEST']._serialized_start=1368
-  _globals['_RESUMERUNREQUEST']._serialized_end=1439
-  _globals['_TRAININGSERVICE']._serialized_start=1442
-  _globals['_TRAININGSERVICE']._serialized_end=1805
+  _globals['_TRAININGSERVICE'].methods_by_name['CreateRun']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['CreateRun']._serialized_options = b'\302\363\030\002\010\002'
+  _globals['_TRAININGSERVICE'].methods_by_name['GetRun']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['GetRun']._serialized_options = b'\302\363\030\002\010\001'
+  _globals['_TRAININGSERVICE'].methods_by_name['ListRuns']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['ListRuns']._serialized_options = b'\302\363\030\002\010\001'
+  _globals['_TRAININGSERVICE'].methods_by_name['WatchRun']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['WatchRun']._serialized_options = b'\302\363\030\002\010\001'
+  _globals['_TRAININGSERVICE'].methods_by_name['CancelRun']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['CancelRun']._serialized_options = b'\302\363\030\002\010\002'
+  _globals['_TRAININGSERVICE'].methods_by_name['ResumeRun']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['ResumeRun']._serialized_options = b'\302\363\030\002\010\002'
+  _globals['_MIXTURESHARE']._serialized_start=174
+  _globals['_MIXTURESHARE']._serialized_end=314
+  _globals['_RUN']._serialized_start=317
+  _globals['_RUN']._serialized_end=908
+  _globals['_RUN_DATASETSENTRY']._serialized_start=772
+  _globals['_RUN_DATASETSENTRY']._serialized_end=819
+  _globals['_RUN_METRICSENTRY']._serialized_start=821
+  _globals['_RUN_METRICSENTRY']._serialized_end=867
+  _globals['_CREATERUNREQUEST']._serialized_start=910
+  _globals['_CREATERUNREQUEST']._serialized_end=994
+  _globals['_GETRUNREQUEST']._serialized_start=996
+  _globals['_GETRUNREQUEST']._serialized_end=1064
+  _globals['_LISTRUNSREQUEST']._serialized_start=1066
+  _globals['_LISTRUNSREQUEST']._serialized_end=1141
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1143
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1215
+  _globals['_WATCHRUNREQUEST']._serialized_start=1217
+  _globals['_WATCHRUNREQUEST']._serialized_end=1317
+  _globals['_CANCELRUNREQUEST']._serialized_start=1319
+  _globals['_CANCELRUNREQUEST']._serialized_end=1390
+  _globals['_RESUMERUNREQUEST']._serialized_start=1392
+  _globals['_RESUMERUNREQUEST']._serialized_end=1463
+  _globals['_TRAININGSERVICE']._serialized_start=1466
+  _globals['_TRAININGSERVICE']._serialized_end=1877
 # @@protoc_insertion_point(module_scope)
