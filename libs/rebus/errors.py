@@ -9,6 +9,7 @@ RebusError
 ├── ResourceExhaustedError   a configured bound was reached
 ├── UnavailableError         a dependency did not answer; retry with backoff
 ├── DataLossError            stored bytes do not match their manifest
+├── UnauthenticatedError     the caller sent no valid credentials
 ├── PermissionDeniedError    the caller or the configuration forbids it
 ├── CancelledError           the work was cancelled
 └── DeadlineExceededError    the work did not end in time
@@ -91,6 +92,12 @@ class DataLossError(RebusError):
     """Stored bytes do not match their manifest."""
 
     reason = "DATA_LOSS"
+
+
+class UnauthenticatedError(RebusError):
+    """The caller sent no valid credentials."""
+
+    reason = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(RebusError):

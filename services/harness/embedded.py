@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from services.harness.auth import Security
 from services.harness.runtime import Runtime
 from services.harness.server import NAMES, Host, load
 
@@ -14,13 +15,13 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def hosted(store_url: str, names: Iterable[str] = NAMES) -> Iterator[str]:
+def hosted(store_url: str, names: Iterable[str] = NAMES, *, security: Security | None = None) -> Iterator[str]:
     """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rebus-services", daemon=True)
     thread.start()
     try:
-        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0")
+        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0", security=security)
         port = asyncio.run_coroutine_threadsafe(host.start(), loop).result(START_SECONDS)
         try:
             yield f"127.0.0.1:{port}"

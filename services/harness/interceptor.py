@@ -1,4 +1,5 @@
-"""The one interceptor: checks requests against the rules in the protos, turns errors into rich statuses, logs calls."""
+"""The one interceptor: admits callers, checks requests against the rules in the protos, writes the audit log, turns
+errors into rich statuses, logs calls."""
 
 from __future__ import annotations
 
@@ -15,13 +16,18 @@ from grpc_status import rpc_status
 
 from rebus.errors import FieldViolation, InvalidArgumentError, RebusError
 from rebus.status import to_status
+from services.harness.auth import AccessControl, AuditLog
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every unary and server-streaming method of ``rebus.v1``."""
+    """Admits or refuses every call; wraps every unary and server-streaming method of ``rebus.v1``."""
+
+    def __init__(self, access: AccessControl) -> None:
+        self._access = access
+        self._audit = AuditLog(access)
 
     async def intercept_service(
         self,
@@ -30,23 +36,50 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
-        if handler is None or not method.startswith(_OWN_METHODS):
+        if handler is None:
+            return None
+        metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
+        self._audit.begin(metadata)
+        try:
+            await self._access.admit(method, metadata)
+        except Exception as error:
+            return self._refusal(method, error)
+        if not method.startswith(_OWN_METHODS):
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                _streaming(method, handler.unary_stream, self._audit),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            _unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            _unary(method, handler.unary_unary, self._audit), handler.request_deserializer, handler.response_serializer
         )
 
+    def _refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
+        """Ends the call before its request is read: nobody makes a server hold messages that it will not answer.
 
-def _unary(method: str, behaviour: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
+        Whatever the method's shape, a handler of streams does it; on the wire there is nothing but the status.
+        """
+        if isinstance(error, RebusError):
+            self._audit.refused(method, error)
+
+        async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            await _abort(method, context, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
+
+
+def _unary(
+    method: str, behaviour: Callable[..., Awaitable[Message]], audit: AuditLog
+) -> Callable[..., Awaitable[Message]]:
     async def call(request: Message, context: grpc.aio.ServicerContext) -> Message:
         started = time.monotonic()
         try:
-            validate(request)
-            response = await behaviour(request, context)
+            with audit.recorded(method, request) as answered:
+                validate(request)
+                response = await behaviour(request, context)
+                answered(response)
         except Exception as error:
             await _abort(method, context, error)
             raise
@@ -56,13 +89,17 @@ def _unary(method: str, behaviour: Callable[..., Awaitable[Message]]) -> Callabl
     return call
 
 
-def _streaming(method: str, behaviour: Callable[..., AsyncIterator[Message]]) -> Callable[..., AsyncIterator[Message]]:
+def _streaming(
+    method: str, behaviour: Callable[..., AsyncIterator[Message]], audit: AuditLog
+) -> Callable[..., AsyncIterator[Message]]:
     async def call(request: Message, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
         started = time.monotonic()
         try:
-            validate(request)
-            async for response in behaviour(request, context):
-                yield response
+            with audit.recorded(method, request) as answered:
+                validate(request)
+                async for response in behaviour(request, context):
+                    answered(response)
+                    yield response
         except Exception as error:
             await _abort(method, context, error)
             raise
@@ -95,7 +132,7 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
         return
     if not isinstance(error, RebusError):
         trace_id = secrets.token_hex(8)
-        log.exception("%s failed, trace id %s", method, trace_id)
+        log.error("%s failed, trace id %s", method, trace_id, exc_info=error)
         error = RebusError(f"internal error, trace id {trace_id}", metadata={"trace_id": trace_id})
     else:
         log.info("%s %s: %s", method, error.reason, error)

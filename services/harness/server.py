@@ -10,16 +10,20 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from rebus.errors import UnavailableError
+from rebus.errors import RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
+from services.harness.address import join
+from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.runtime import Runtime, run
+from services.harness.tls import server_credentials
 
 DEFAULT_PORT = 8080
 MAX_MESSAGE_BYTES = 64 << 20
@@ -47,17 +51,25 @@ def load(names: Iterable[str]) -> list[Service]:
 class Host:
     """One server that hosts some services; use ``start`` then ``stop``, or ``serve`` until a signal."""
 
-    def __init__(self, services: list[Service], runtime: Runtime, *, address: str) -> None:
+    def __init__(
+        self, services: list[Service], runtime: Runtime, *, address: str, security: Security | None = None
+    ) -> None:
         self._services = services
+        self._security = security or Security()
         self._runtime = runtime
         self._address = address
         self._health = HealthServicer()
         self.port = 0
 
     async def start(self) -> int:
-        """Binds, recovers this host's jobs, and turns healthy; returns the port."""
+        """Binds, recovers this host's jobs, and turns healthy; returns the port.
+
+        Raises ``FailedPreconditionError`` where others could call without credentials and nobody said that they may.
+        """
+        self._security.check_address(self._address)
+        access = self._security.access_control(roles.required_roles(self._names()))
         self._server = grpc.aio.server(
-            interceptors=[ServiceInterceptor()],
+            interceptors=[ServiceInterceptor(access)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -69,12 +81,13 @@ class Host:
         for service in self._services:
             service.add(self._server, self._runtime)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [*self._names(), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
-            self._server,
-        )
+        if self._security.reflection:
+            reflection.enable_server_reflection(
+                [*self._names(), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+                self._server,
+            )
         try:
-            self.port = self._server.add_insecure_port(self._address)
+            self.port = self._bind()
         except RuntimeError as error:
             raise UnavailableError(f"cannot listen on {self._address}: {error}") from None
         await self._server.start()
@@ -83,6 +96,14 @@ class Host:
                 await run(self._runtime.executor.recover, collection)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self.port
+
+    def _bind(self) -> int:
+        tls = self._security.tls
+        if tls is None:
+            return self._server.add_insecure_port(self._address)
+        # gRPC calls back into the credentials at each handshake, so they must live as long as the server.
+        self._credentials = server_credentials(tls, interval=self._security.reload_seconds)
+        return self._server.add_secure_port(self._address, self._credentials)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds."""
@@ -113,10 +134,18 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     parser.add_argument("--store", default=os.environ.get(STORE_ENV), help=f"store URL (default: ${STORE_ENV})")
+    security.add_arguments(parser)
     args = parser.parse_args(argv)
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    host = Host(load(names), Runtime.open(args.store), address=f"{args.host}:{args.port}")
-    asyncio.run(host.serve())
+    if args.audit_log:
+        audit.write_to(Path(args.audit_log))
+    try:
+        settings = security.from_arguments(args)
+        host = Host(load(names), Runtime.open(args.store), address=join(args.host, args.port), security=settings)
+        asyncio.run(host.serve())
+    except RebusError as error:
+        log.error("%s", error)
+        return 1
     return 0

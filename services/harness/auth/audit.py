@@ -1,0 +1,109 @@
+"""The audit log: one JSON line for each call that changes something, or that was not allowed to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+
+from rebus.errors import PermissionDeniedError, RebusError
+from rebus.v1.options_pb2 import Access
+from services.harness.auth.access import AccessControl, Metadata
+from services.harness.auth.principal import current_principal, role_name
+
+LOGGER = "rebus.audit"
+# Names and request ids come from callers, and may not have been checked yet.
+MAX_TEXT = 256
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+log = logging.getLogger(LOGGER)
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+
+
+class AuditLog:
+    """Writes who changed what, and how it ended. Of a request, only names and its id; never what it carries."""
+
+    def __init__(self, access: AccessControl) -> None:
+        self._access = access
+
+    def begin(self, metadata: Metadata) -> None:
+        """Remembers the caller's trace (W3C ``traceparent``), if it is part of one, for the rest of the task."""
+        headers = (v for k, v in metadata if k == "traceparent" and isinstance(v, str))
+        match = _TRACEPARENT.fullmatch(next(headers, ""))
+        _trace_id.set(match[1] if match else "")
+
+    @contextmanager
+    def recorded(self, method: str, request: Message) -> Iterator[Callable[[Message], None]]:
+        """Writes a line when the block ends, however it ends; yields what takes the response, which may name the
+        resource. Reads are not written."""
+        if self._access.role_of(method) <= Access.VIEWER:
+            yield _ignore
+            return
+        resource, code = _text(request, "name", "parent"), "OK"
+
+        def answered(response: Message) -> None:
+            nonlocal resource
+            resource = _text(response, "name") or resource
+
+        try:
+            yield answered
+        except Exception as error:
+            code = error.reason if isinstance(error, RebusError) else RebusError.reason
+            raise
+        except BaseException:
+            # The caller went away, or its deadline passed.
+            code = "CANCELLED"
+            raise
+        finally:
+            _write(method, code, resource, _text(request, "request_id"))
+
+    def refused(self, method: str, error: RebusError) -> None:
+        """Writes a line for somebody known who may not call a method that changes something. Calls of unknown people
+        change nothing and have no name to write down; they are in the log of calls."""
+        if isinstance(error, PermissionDeniedError) and self._access.role_of(method) > Access.VIEWER:
+            _write(method, error.reason, "", "")
+
+
+def write_to(path: Path) -> logging.Handler:
+    """Sends the audit log to a file of its own, one JSON object a line, and nowhere else. The file may be moved away
+    while the server runs; the next line then goes to a new one."""
+    handler = WatchedFileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    return handler
+
+
+def _write(method: str, code: str, resource: str, request_id: str) -> None:
+    principal = current_principal()
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "principal": principal.name,
+        "role": role_name(principal.role),
+        "method": method,
+        "resource": resource,
+        "request_id": request_id,
+        "code": code,
+    }
+    if trace_id := _trace_id.get():
+        line["trace_id"] = trace_id
+    log.info("%s", json.dumps(line))
+
+
+def _text(message: Message, *fields: str) -> str:
+    """The first of the named text fields that is set."""
+    texts = (getattr(message, field, "") for field in fields)
+    return next((text[:MAX_TEXT] for text in texts if isinstance(text, str) and text), "")
+
+
+def _ignore(_: Message) -> None:
+    """Takes the response of a call that is not written down."""
