@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rebus.client import ENDPOINT_ENV
+from rebus.client import ENDPOINT_ENV, Credentials
 from rebus.errors import RebusError
 from rebus.status import error_class
 
@@ -45,10 +45,13 @@ def run(
     arguments: Mapping[str, Any],
     *,
     endpoint: str,
+    credentials: Credentials | None = None,
     folder: Path,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, str]:
     """Runs a pipeline against the services at ``endpoint`` and returns its outputs, resource names by output.
+
+    Without ``credentials``, the steps present those of the ``REBUS_*`` variables.
 
     Artifacts and the log (``pipeline.log``) stay below ``folder``. Raises the error of the step that failed.
     """
@@ -56,9 +59,10 @@ def run(
     task = {"pipeline": pipeline, "arguments": dict(arguments), "folder": str(folder.resolve())}
     outputs = folder / "outputs.json"
     outputs.unlink(missing_ok=True)
+    variables = {ENDPOINT_ENV: endpoint, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
         [sys.executable, "-m", "pipelines.local"],
-        env={**os.environ, ENDPOINT_ENV: endpoint, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, **variables, **(credentials.variables() if credentials else {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

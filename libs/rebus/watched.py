@@ -13,6 +13,8 @@ from rebus.errors import InvalidArgumentError, invalid
 
 MAX_FILE_BYTES = 1 << 20
 RELOAD_SECONDS = 1.0
+# Longer than a tick of any file system's clock.
+SETTLED_NS = 2_500_000_000
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -35,10 +37,10 @@ class Watched(Generic[T]):
         self._field = field
         self._interval = interval
         self._lock = threading.Lock()
-        # Taken before the files are read, so that a change in between is seen at the next look.
-        self._stamp = self._stamped()
-        self._value = self._read()
         self._looked_at = time.monotonic()
+        self._stamp = self._stamped()
+        self._contents = self._read()
+        self._value = parse(*self._contents)
 
     @property
     def value(self) -> T:
@@ -51,23 +53,32 @@ class Watched(Generic[T]):
             return self._value
 
     def _look(self) -> None:
+        # Taken before the files are read, so that a change in between is seen at the next look.
         stamp = self._stamped()
-        if stamp == self._stamp:
+        if stamp is not None and stamp == self._stamp:
             return
         self._stamp = stamp
         names = ", ".join(path.name for path in self._paths)
         try:
-            self._value = self._read()
+            contents = self._read()
+            if contents == self._contents:
+                return
+            self._contents = contents
+            self._value = self._parse(*contents)
         except InvalidArgumentError as error:
             log.error("%s changed and is not usable, what was read before stays: %s", names, error)
         else:
             log.info("%s changed and was read again", names)
 
-    def _read(self) -> T:
-        return self._parse(*(read_bounded(path, self._field) for path in self._paths))
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(read_bounded(path, self._field) for path in self._paths)
 
-    def _stamped(self) -> Stamp:
-        return tuple(_stamp(path) for path in self._paths)
+    def _stamped(self) -> Stamp | None:
+        """What differs when a file was written or replaced, also through a symbolic link as Kubernetes does it. None
+        where that is not sure: within one tick of the file system's clock, a second write would leave no trace."""
+        stamp = tuple(_stamp(path) for path in self._paths)
+        newest = max((found[0] for found in stamp if found), default=0)
+        return stamp if time.time_ns() - newest > SETTLED_NS else None
 
 
 def read_bounded(path: Path, field: str) -> bytes:
@@ -83,7 +94,6 @@ def read_bounded(path: Path, field: str) -> bytes:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Differs when the file was written or replaced, also through a symbolic link as Kubernetes does it."""
     try:
         found = path.stat()
     except OSError:

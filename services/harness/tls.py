@@ -44,7 +44,11 @@ def server_credentials(config: TlsConfig, *, interval: float = RELOAD_SECONDS) -
         used[0] = newest
         return newest
 
-    return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=bool(config.client_ca))
+    return grpc.dynamic_ssl_server_credentials(
+        first,
+        changed,  # pyright: ignore[reportArgumentType] its stub forgets None, which means unchanged
+        require_client_authentication=bool(config.client_ca),
+    )
 
 
 def certificate_configuration(

@@ -172,4 +172,37 @@ def test_the_pipelines_find_their_endpoint() -> None:
     from pipelines.components.base import CONFIG_MAP
 
     (service,) = of_kind("overlays/production", "Gateway")
-    assert of_kind("overlays/production", "ConfigMap")[CONFIG_MAP]["data"] == {"endpoint": f"{service}:8080"}
+    assert of_kind("overlays/production", "ConfigMap")[CONFIG_MAP]["data"] == {
+        "endpoint": f"{service}:8080",
+        "insecure": "1",
+    }
+
+
+# Made by the operator, not by the manifests; k8s/README.md says how.
+TOKENS = "rebus-auth"
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_a_server_asks_for_tokens_or_says_that_it_does_not(path: str) -> None:
+    """What the services bind is open to the network, so each pod mounts the token file, or is told to be insecure."""
+    for item in of_kind(path, "Deployment").values():
+        pod = item["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert "0.0.0.0" in container["command"]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        if "--insecure" in container["command"]:
+            assert path == "overlays/local"
+            assert "REBUS_TOKENS" not in variables
+            assert secrets == {}
+        else:
+            assert secrets == {"auth": TOKENS}
+            (mount,) = (m for m in container["volumeMounts"] if m["name"] == "auth")
+            assert variables["REBUS_TOKENS"] == f"{mount['mountPath']}/tokens.yaml"
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_mounted_secrets_exist_or_are_the_operators(path: str) -> None:
+    for pod, _ in containers(path):
+        names = {v["secret"]["secretName"] for v in pod.get("volumes", []) if "secret" in v}
+        assert names - {TOKENS} <= of_kind(path, "Secret").keys()

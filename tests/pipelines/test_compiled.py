@@ -42,7 +42,9 @@ def test_every_step_is_a_small_uncached_client(name: str) -> None:
         assert container["image"] == IMAGE
         assert "pip install" not in " ".join(container["command"])
         assert container["resources"]["memoryLimit"] == 1.0
-        assert configured[label]["configMapAsEnv"][0]["keyToEnv"][0]["envVar"] == "REBUS_ENDPOINT"
+        (address,), (secret,) = configured[label]["configMapAsEnv"], configured[label]["secretAsEnv"]
+        assert [key["envVar"] for key in address["keyToEnv"]] == ["REBUS_ENDPOINT", "REBUS_INSECURE"]
+        assert ([key["envVar"] for key in secret["keyToEnv"]], secret["optional"]) == (["REBUS_TOKEN"], True)
     steps = [task for task in tasks(spec) if spec["components"][task["componentRef"]["name"]].get("executorLabel")]
     assert len(steps) == len(executors)
     assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in steps)

@@ -21,6 +21,7 @@ from tools.rebus.commands import (
     models,
     quickstart,
     retrieval,
+    tokens,
     train,
     up,
 )
@@ -42,7 +43,7 @@ _PANELS: dict[str, dict[str, Any]] = {
     },
     "Use": {"generate": generate.generate, "search": retrieval.search, "embed": retrieval.embed},
     "Look": {"lineage": lineage.lineage, "components": catalogue.components, "papers": catalogue.papers},
-    "Maintain": {"fsck": maintenance.fsck, "gc": maintenance.gc},
+    "Maintain": {"fsck": maintenance.fsck, "gc": maintenance.gc, "tokens": tokens.app},
 }
 
 for _panel, _commands in _PANELS.items():

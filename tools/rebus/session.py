@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rebus.client import ENDPOINT_ENV, Client
+from rebus.client import ENDPOINT_ENV, Client, Credentials
 from rebus.client.errors import translated
 from rebus.errors import DeadlineExceededError, RebusError, UnavailableError, invalid
 from tools.rebus.output import stderr
@@ -101,7 +101,9 @@ class Session:
         """A client of the named services (of all, if none is named)."""
         with ExitStack() as stack:
             endpoint = self.endpoint or stack.enter_context(self._hosted(services))
-            client = stack.enter_context(Client(endpoint))
+            # The variables' credentials are for a server; services of our own listen on loopback and ask for none.
+            credentials = Credentials.from_environment() if self.endpoint else Credentials()
+            client = stack.enter_context(Client(endpoint, credentials=credentials))
             if self.endpoint:
                 _require_server(client)
             yield client

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from rebus.client.credentials import Bearer, Credentials
 from rebus.client.errors import translated
 from rebus.errors import invalid
 from rebus.status import from_status
@@ -37,9 +38,10 @@ _KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 
 class _Stub:
     """A generated stub whose calls raise domain errors and carry a default deadline."""
 
-    def __init__(self, stub: Any, endpoint: str) -> None:
+    def __init__(self, stub: Any, endpoint: str, bearer: Bearer) -> None:
         self._stub = stub
         self._endpoint = endpoint
+        self._bearer = bearer
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._stub, method)
@@ -49,11 +51,11 @@ class _Stub:
 
     def _unary(self, call: Any, request: Message, timeout: float | None) -> Any:
         with translated(self._endpoint):
-            return call(request, timeout=timeout)
+            return call(request, timeout=timeout, metadata=self._bearer.metadata())
 
     def _stream(self, call: Any, request: Message, timeout: float | None) -> Iterator[Any]:
         with translated(self._endpoint):
-            responses = call(request, timeout=timeout)
+            responses = call(request, timeout=timeout, metadata=self._bearer.metadata())
             try:
                 yield from responses
             finally:
@@ -63,19 +65,22 @@ class _Stub:
 class Client:
     """Stubs for every service, and the calls that every user needs: ``get``, ``watch``, ``wait``.
 
-    Usable as a context manager. Errors are those of ``rebus.errors``.
+    Usable as a context manager. Errors are those of ``rebus.errors``. Without ``credentials``, they are those of the
+    ``REBUS_*`` variables.
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, *, credentials: Credentials | None = None) -> None:
         self.endpoint = endpoint or os.environ.get(ENDPOINT_ENV, "")
         if not self.endpoint:
             raise invalid("endpoint", f"pass host:port or set {ENDPOINT_ENV}")
-        options = [
+        self.credentials = credentials or Credentials.from_environment()
+        self._bearer = Bearer(self.credentials)
+        options: list[tuple[str, str | int]] = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             *_KEEPALIVE,
         ]
-        self.channel = grpc.insecure_channel(self.endpoint, options=options)
+        self.channel = self.credentials.channel(self.endpoint, options)
         self.datasets = self._stub(dataset_pb2_grpc.DatasetServiceStub)
         self.ingestions = self._stub(dataset_pb2_grpc.IngestionServiceStub)
         self.training = self._stub(training_pb2_grpc.TrainingServiceStub)
@@ -154,7 +159,7 @@ class Client:
         self.close()
 
     def _stub(self, cls: Callable[[grpc.Channel], Any]) -> Any:
-        return _Stub(cls(self.channel), self.endpoint)
+        return _Stub(cls(self.channel), self.endpoint, self._bearer)
 
     def _call(self, name: str, index: int) -> tuple[Callable[..., Any], type[Any]]:
         calls = self._calls.get("/".join(name.split("/")[::2]), ())

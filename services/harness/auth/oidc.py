@@ -93,9 +93,11 @@ class JwtVerifier:
         except jwt.InvalidTokenError as error:
             reason = next((text for cls, text in _REASONS.items() if isinstance(error, cls)), "it is malformed")
             raise UnauthenticatedError(f"the JWT is not valid: {reason}") from None
-        if not 0 < len(claims["sub"]) <= MAX_SUBJECT:
+        subject: str = claims["sub"]
+        # It goes into logs: no line breaks.
+        if not (0 < len(subject) <= MAX_SUBJECT and subject.isprintable()):
             raise UnauthenticatedError(f"the JWT is not valid: expected a subject of at most {MAX_SUBJECT} characters")
-        return Principal(f"oidc:{claims['sub']}", highest_role(claims, self._config.role_claim))
+        return Principal(f"oidc:{subject}", highest_role(claims, self._config.role_claim))
 
     def _header(self, token: str) -> tuple[str, str]:
         """The algorithm and the key's id, still unproved."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rebus.v1.options_pb2 import Access
 
-ROLES = {name.lower(): number for name, number in Access.Role.items() if number != Access.ROLE_UNSPECIFIED}
+ROLES: dict[str, Access.Role] = {"viewer": Access.VIEWER, "editor": Access.EDITOR, "operator": Access.OPERATOR}
 
 
 @dataclass(frozen=True)

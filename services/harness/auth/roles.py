@@ -20,7 +20,7 @@ def methods_of(services: Iterable[str]) -> Iterator[tuple[str, MethodDescriptor]
 
 def declared_role(method: MethodDescriptor) -> Access.Role:
     """The lowest role that may call a method; ``ROLE_UNSPECIFIED`` if its proto names none."""
-    return method.GetOptions().Extensions[access].role
+    return method.GetOptions().Extensions[access].role  # pyright: ignore[reportArgumentType]
 
 
 def required_roles(services: Iterable[str]) -> dict[str, Access.Role]:

@@ -57,7 +57,7 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def create(name: str, role: RoleName) -> tuple[str, TokenEntry]:
+def create(name: str, role: str) -> tuple[str, TokenEntry]:
     """A new token, which is kept nowhere, and its entry."""
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     return token, build(TokenEntry, {"name": name, "role": role, "sha256": digest(token)}, where="token")

@@ -33,3 +33,18 @@ def test_an_unknown_service_is_one_line(rebus: Command) -> None:
     assert rebus("up", "trainings").stderr == (
         "error: services: no service 'trainings'; there are ingest, training, retrieval, generation, evaluation\n"
     )
+
+
+def test_others_are_not_served_without_credentials(rebus: Command) -> None:
+    done = rebus("up", "training", "--host", "0.0.0.0", "--port", "0")
+    assert done.exit_code == 1
+
+
+def test_the_options_of_security_reach_the_server(rebus: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("services.harness.server.main", lambda names, argv: seen.append(argv) or 0)
+    options = ["--tokens", "t.yaml", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem"]
+    assert rebus("up", "training", *options, "--insecure").exit_code == 0
+    assert rebus("up", "training").exit_code == 0
+    assert seen[0][6:] == [*options, "--insecure"]
+    assert seen[1][6:] == []

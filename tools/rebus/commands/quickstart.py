@@ -62,7 +62,14 @@ def _run_pipeline(client: Client, values: Mapping[str, Any], folder: Path) -> di
     """The outputs of the pipeline: resource names."""
     try:
         with PipelineView() as view:
-            return local.run("end-to-end", values, endpoint=client.endpoint, folder=folder, on_progress=view)
+            return local.run(
+                "end-to-end",
+                values,
+                endpoint=client.endpoint,
+                credentials=client.credentials,
+                folder=folder,
+                on_progress=view,
+            )
     except KeyboardInterrupt:
         say("stopped; the job at work goes on, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
