@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,8 @@ from services.harness.auth.principal import ROLES, Principal
 # Asymmetric alone: `none` has no signature, and an HS* one could be made with the public key.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 MAX_SUBJECT = 256
+# Tokens remembered as good.
+MAX_VERIFIED = 1024
 
 _REASONS: dict[type[Exception], str] = {
     jwt.ExpiredSignatureError: "it has expired",
@@ -62,8 +67,23 @@ class OidcConfig:
                 raise invalid(f"oidc.{name}", f"expected seconds, 0 or more, found {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class _Verified:
+    """A token that was found good: whose it is, the key that signed it, and when it ends (seconds since 1970)."""
+
+    principal: Principal
+    algorithm: str
+    kid: str
+    key: jwt.PyJWK
+    expires: float
+
+
 class JwtVerifier:
-    """Checks a token's signature, issuer, audience and times."""
+    """Checks a token's signature, issuer, audience and times.
+
+    A signature takes longer to check than most calls to answer, so tokens that were found good are remembered until
+    they expire, or until their key is withdrawn or read anew.
+    """
 
     def __init__(self, config: OidcConfig, *, interval: float = RELOAD_SECONDS) -> None:
         self._config = config
@@ -73,15 +93,39 @@ class JwtVerifier:
             min_refresh=config.jwks_min_refresh_seconds,
             interval=interval,
         )
+        # By the token's SHA-256, oldest first.
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """Whose token it is. Raises ``UnauthenticatedError`` that says what is wrong and shows nothing of the token."""
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._verified.get(digest)
+        if known is not None:
+            still = await self._keys.find(known.kid, known.algorithm)
+            if still is known.key and time.time() < known.expires:
+                return known.principal
+        verified = await self._verify(token)
+        self._verified[digest] = verified
+        while len(self._verified) > MAX_VERIFIED:
+            self._verified.popitem(last=False)
+        return verified.principal
+
+    async def _verify(self, token: str) -> _Verified:
         algorithm, kid = self._header(token)
         key = await self._keys.find(kid, algorithm)
         if key is None:
             raise UnauthenticatedError("the JWT is not valid: the key it names is not known for its algorithm")
+        claims = self._claims(token, key, algorithm)
+        subject: str = claims["sub"]
+        # It goes into logs: no line breaks.
+        if not (0 < len(subject) <= MAX_SUBJECT and subject.isprintable()):
+            raise UnauthenticatedError(f"the JWT is not valid: expected a subject of at most {MAX_SUBJECT} characters")
+        principal = Principal(f"oidc:{subject}", highest_role(claims, self._config.role_claim))
+        return _Verified(principal, algorithm, kid, key, float(claims["exp"]) + self._config.leeway_seconds)
+
+    def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
         try:
-            claims = jwt.decode(
+            return jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
@@ -93,11 +137,6 @@ class JwtVerifier:
         except jwt.InvalidTokenError as error:
             reason = next((text for cls, text in _REASONS.items() if isinstance(error, cls)), "it is malformed")
             raise UnauthenticatedError(f"the JWT is not valid: {reason}") from None
-        subject: str = claims["sub"]
-        # It goes into logs: no line breaks.
-        if not (0 < len(subject) <= MAX_SUBJECT and subject.isprintable()):
-            raise UnauthenticatedError(f"the JWT is not valid: expected a subject of at most {MAX_SUBJECT} characters")
-        return Principal(f"oidc:{subject}", highest_role(claims, self._config.role_claim))
 
     def _header(self, token: str) -> tuple[str, str]:
         """The algorithm and the key's id, still unproved."""

@@ -102,12 +102,17 @@ class TokenFile:
     """The tokens of a file, which is read again when it changes."""
 
     def __init__(self, path: Path, *, interval: float = RELOAD_SECONDS) -> None:
-        self._entries = Watched([path], parse, field=FIELD, interval=interval)
+        self._known = Watched([path], _principals, field=FIELD, interval=interval)
 
     def find(self, token: str) -> Principal | None:
         """Whose token it is. The time taken tells nothing: every digest is compared, each in constant time."""
-        presented, found = digest(token), None
-        for entry in self._entries.value:
-            if hmac.compare_digest(entry.sha256, presented):
-                found = entry
-        return Principal(f"token:{found.name}", ROLES[found.role]) if found else None
+        presented, found = bytes.fromhex(digest(token)), None
+        for known, principal in self._known.value:
+            if hmac.compare_digest(known, presented):
+                found = principal
+        return found
+
+
+def _principals(content: bytes) -> list[tuple[bytes, Principal]]:
+    """Digests and whose tokens they are of."""
+    return [(bytes.fromhex(e.sha256), Principal(f"token:{e.name}", ROLES[e.role])) for e in parse(content)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import pytest
 from jwt.warnings import InsecureKeyLengthWarning
 
@@ -223,6 +226,33 @@ def test_wrong_settings_name_their_field(values: dict[str, Any], field: str) -> 
 )
 def test_the_role_comes_from_a_claim(claims: dict[str, Any], path: str, role: Access.Role) -> None:
     assert highest_role(claims, path) == role
+
+
+def test_a_token_that_was_good_is_checked_again_when_it_may_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, path, now = SigningKey("one"), tmp_path / "jwks.json", time.time()
+    path.write_bytes(jwk_set(key))
+    checks = verifier(str(path), leeway_seconds=0.0)
+    token, lasting = key.sign(exp=int(now) + 100), key.sign()
+    decoded: list[str] = []
+    decode = jwt.decode
+    monkeypatch.setattr(jwt, "decode", lambda token, *a, **k: decoded.append(token) or decode(token, *a, **k))
+    assert outcomes(checks, token, token, lasting, lasting) == ["oidc:alice"] * 4
+    assert decoded == [token, lasting]
+    forged = token.rpartition(".")[0] + "." + lasting.rpartition(".")[2]
+    assert outcomes(checks, forged) == ["UNAUTHENTICATED"]
+    path.write_bytes(jwk_set(SigningKey("one")))  # the same id, another key
+    assert outcomes(checks, token) == ["UNAUTHENTICATED"]
+    path.write_bytes(jwk_set(key))
+    assert outcomes(checks, token) == ["oidc:alice"]
+    monkeypatch.setattr("services.harness.auth.oidc.time", SimpleNamespace(time=lambda: now + 101))
+    decoded.clear()
+    outcomes(checks, token)
+    assert decoded == [token]  # PyJWT, whose clock is the true one, is asked again
+    monkeypatch.setattr("services.harness.auth.oidc.MAX_VERIFIED", 2)
+    outcomes(checks, *(key.sign(sub=f"user-{i}") for i in range(5)))
+    assert len(checks._verified) == 2
 
 
 def test_the_principal_says_where_it_is_known_from(tmp_path: Path) -> None:
