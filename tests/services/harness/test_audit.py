@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rebus.client import Client, Credentials
 from rebus.errors import AlreadyExistsError, InvalidArgumentError, PermissionDeniedError
 from rebus.v1 import dataset_pb2, dataset_pb2_grpc
 from rebus.v1.options_pb2 import Access
-from services.harness.auth import audit
+from services.harness.auth import AccessControl, audit
 from services.harness.auth.roles import declared_role
 from tests.services.harness.calls import METHODS, bearer, call_all
 from tests.services.harness.conftest import Secured
@@ -113,3 +115,18 @@ def test_a_log_that_was_moved_away_goes_on_in_a_new_file(secured: Secured, log: 
                 log.rename(log.with_suffix(".1"))
     assert [line["request_id"] for line in lines(log.with_suffix(".1"))] == ["before"]
     assert [line["request_id"] for line in lines(log)] == ["after"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(asyncio.CancelledError(), "CANCELLED"), (OSError("a detail"), "INTERNAL"), (None, "OK")]
+)
+def test_a_call_that_is_cut_off_or_fails_is_written_too(log: Path, error: BaseException | None, code: str) -> None:
+    written = audit.AuditLog(AccessControl({CREATE: Access.EDITOR}))
+    with (
+        suppress(asyncio.CancelledError, OSError),
+        written.recorded(CREATE, dataset_pb2.CreateDatasetRequest(request_id="r")),
+    ):
+        if error:
+            raise error
+    (line,) = lines(log)
+    assert (line["principal"], line["request_id"], line["code"]) == ("anonymous", "r", code)
