@@ -29,7 +29,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         self._runtime = runtime
         self._store = runtime.store
         self._models = ModelCache(runtime, "dual-encoder", Embedder.load)
-        self._indexes = indexes.IndexCache(self._store, runtime.cache_dir / "indexes")
+        self._indexes = indexes.IndexCache(self._store, runtime.cache_dir)
 
     async def CreateIndex(self, request: pb.CreateIndexRequest, context: Context) -> pb.Index:
         return await run(self._create, request)

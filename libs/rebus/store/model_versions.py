@@ -41,9 +41,7 @@ def register(store: Store, model: str, run_name: str) -> ModelVersion:
     source = f"{run.checkpoint}/{CHECKPOINT_MODEL}"
     version = _describe(store, source, run)  # before a number is taken, since it may refuse
     name = version.name = _claim(store, model, run_name)
-    for info in list(store.list(source)):
-        store.copy(info.path, f"{name}/{info.path.removeprefix(f'{source}/')}")
-    version.digest = manifests.publish(store, name).digest
+    version.digest = manifests.publish_copy(store, run.checkpoint, CHECKPOINT_MODEL, name).digest
     documents.create(store, version)
     documents.update(store, Model, model, lambda document: _advance(document, name))
     return version

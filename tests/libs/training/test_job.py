@@ -151,9 +151,9 @@ def test_a_half_written_or_damaged_checkpoint_is_passed_over(store: Store, tmp_p
     store.put("runs/tiny/checkpoints/step-99/model/model.safetensors", b"half")
     assert checkpoints.steps() == [11, 8]
     store.put("runs/tiny/checkpoints/step-11/model/model.safetensors", b"altered")
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert '"step": 8' in (latest / "state.json").read_text()
+    with checkpoints.latest() as latest:
+        assert latest is not None
+        assert '"step": 8' in (latest / "state.json").read_text()
 
 
 def test_what_is_missing_is_named(store: Store, tmp_path: Path) -> None:
