@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from rebus.errors import AbortedError, AlreadyExistsError, NotFoundError, invalid
 from rebus.store.objects import Store
+from rebus.store.paths import MANIFEST
 from rebus.store.sealed import seal, unseal
 from rebus.v1 import dataset_pb2, evaluation_pb2, model_pb2, retrieval_pb2, training_pb2
 
@@ -96,12 +97,16 @@ def update(store: Store, cls: type[M], name: str, mutate: Callable[[M], None]) -
 def delete(store: Store, name: str) -> None:
     """Removes a resource with all that lies below it; ``NotFoundError`` if there is none.
 
-    The document goes first, so that a reader never finds a resource whose parts are half gone.
+    The document goes first, so that a reader never finds a resource whose parts are half gone; the manifests next, so
+    that whatever a kill leaves behind is referred to by nothing and gc removes it.
     """
     path = path_of(name)
     if not store.exists(path):
         raise NotFoundError(f"no {name}", metadata={"name": name})
     store.delete(path)
+    for info in store.scan(name):
+        if info.path.endswith(f"/{MANIFEST}"):
+            store.delete(info.path)
     store.delete_prefix(name)
 
 
