@@ -9,8 +9,8 @@
 ```
 Whoever fetches or reads holds a lock on its file or folder, which ends with its process: what nobody holds is removed
 by the next one to need space. An object is in use while a view links to it, and is kept; of the others those go first
-that were read longest ago. So a reader's files stay until it is done, and the bound holds: what does not fit beside what
-readers use is refused. The folder must be on a file system with hard links.
+that were read longest ago. So a reader's files stay until it is done, and the bound holds: what does not fit beside
+what readers use is refused. The folder must be on a file system with hard links.
 """
 
 from __future__ import annotations

@@ -22,11 +22,12 @@ from rebus.store.settings import StoreSettings
 
 Backend: TypeAlias = S3Store | MemoryStore
 
-HISTORY = 32  # ids; S3 allows 2 KiB of metadata
+HISTORY = 128  # ids; S3 allows 2 KiB of metadata. As many writes of others may come between a write and its answer.
 _ATTRIBUTE = "rebus-writes"
 # The id of a create is marked, so that a history that reaches back to the object's creation is known to be whole.
-_CREATE = "c"
+_CREATE = "="
 _SEPARATOR = " "
+_ID_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Tag:
         """The tag of what obstore's ``get`` returned; objects that were written otherwise get an id of their tag."""
         e_tag = str(result.meta["e_tag"])
         ids = str(result.attributes.get(_ATTRIBUTE, "")).split()
-        return cls(e_tag, tuple(ids) or (hashlib.sha256(e_tag.encode()).hexdigest()[:16],))
+        return cls(e_tag, tuple(ids) or (hashlib.sha256(e_tag.encode()).hexdigest()[:_ID_LENGTH],))
 
     @classmethod
     def parse(cls, text: str) -> Tag:
@@ -65,7 +66,7 @@ class ConditionalWriter:
 
         ``UnavailableError`` if the store did not answer, and it could not be found out whether it wrote.
         """
-        own = f"{_CREATE}{secrets.token_hex(8)}"
+        own = f"{_CREATE}{_new_id()}"
         return self._write(path, data, "create", (own,), replaced=None)
 
     def swap(self, path: str, data: bytes, tag: str) -> str:
@@ -76,7 +77,7 @@ class ConditionalWriter:
         ``UnavailableError`` as with ``create``.
         """
         old = Tag.parse(tag)
-        history = (secrets.token_hex(8), *old.history)[:HISTORY]
+        history = (_new_id(), *old.history)[:HISTORY]
         return self._write(path, data, {"e_tag": old.e_tag}, history, replaced=old.history[0])
 
     def _write(self, path: str, data: bytes, mode: Any, history: tuple[str, ...], *, replaced: str | None) -> str:
@@ -138,3 +139,7 @@ class ConditionalWriter:
                 failure = error
         assert failure is not None
         raise UnavailableError(f"{failure}; whether the object was written is unknown", metadata={"path": path})
+
+
+def _new_id() -> str:
+    return secrets.token_urlsafe(_ID_LENGTH * 3 // 4)
