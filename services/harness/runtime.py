@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from rebus.errors import invalid
 from rebus.jobs import Executor, LocalExecutor, status
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
@@ -39,6 +40,8 @@ class Runtime:
     def open(cls, store_url: str) -> Runtime:
         """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``)."""
         store = Store.open(store_url)
+        if store.process_local:
+            raise invalid("store", f"{store.url!r}: jobs run in processes of their own and would not see it")
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)

@@ -172,7 +172,9 @@ def _process(root: Path, what: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_processes_share_it(tmp_path: Path) -> None:
     processes = [_process(tmp_path, str(seed)) for seed in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0, 0]
     assert held(tmp_path) <= 6000
     assert list((tmp_path / "views").iterdir()) == []
 

@@ -198,6 +198,28 @@ def test_a_job_that_works_during_gc_loses_nothing(kind: str, request: pytest.Fix
             assert manifests.verify(store, f"runs/{run}/checkpoints/step-{step}") == []
 
 
+def test_what_is_written_anew_between_search_and_removal_stays(any_store: Store) -> None:
+    path = "datasets/d/data.lance/data/0.lance"
+    any_store.put(path, b"left")
+    found = maintenance.garbage(any_store, now=_later())
+    assert [info.path for info in found] == [path]
+    any_store.put(path, b"wanted")
+    assert maintenance.collect(any_store, found) == 0
+    assert any_store.get(path) == b"wanted"
+
+
+def test_what_a_job_put_back_into_the_queue_may_use_stays(store: Store) -> None:
+    """It may publish what an earlier attempt wrote."""
+    documents.create(store, _running("runs/a"))
+    store.put("runs/a/checkpoints/step-1/model.bin", b"x")
+    status.transition(store, "runs/a", JobStatus.FAILED)
+    found = maintenance.garbage(store, now=_later())
+    assert [info.path for info in found] == ["runs/a/checkpoints/step-1/model.bin"]
+    status.requeue(store, "runs/a")
+    assert maintenance.collect(store, found) == 0
+    manifests.publish(store, "runs/a/checkpoints/step-1")
+
+
 def test_gc_stops_at_what_it_cannot_read(store: Store) -> None:
     """Of an altered manifest nobody knows what it refers to."""
     store.put("runs/a/checkpoints/step-1/model.bin", b"x")
