@@ -298,6 +298,7 @@ def test_paths_cannot_leave_the_store(any_store: Store, path: str) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_presigned_urls_read_and_write_one_object(s3_store: Store) -> None:
     s3_store.put("a", b"secret")
     s3_store.put("b", b"other")
