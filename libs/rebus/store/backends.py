@@ -16,7 +16,7 @@ from rebus.store.settings import StoreSettings
 
 AnyBackend: TypeAlias = LocalStore | MemoryStore | S3Store
 
-_BAD_URL = "expected file:///absolute/folder or s3://bucket/prefix (or memory://name, for tests)"
+_BAD_URL = "expected file:///absolute/folder or s3://bucket/prefix"
 _memories: dict[str, MemoryStore] = {}
 _memories_lock = threading.Lock()
 
