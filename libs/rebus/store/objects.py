@@ -27,6 +27,7 @@ from rebus.errors import (
     UnavailableError,
     invalid,
 )
+from rebus.store.observation import observed
 
 STORE_ENV = "REBUS_STORE"
 _LOCKS = ".locks"
@@ -52,6 +53,8 @@ class ObjectInfo:
     last_modified: datetime
 
 
+@observed("get", "get_range", "put", "create", "get_tagged", "swap", "info", "list", "folders", "delete", "copy")
+@observed("upload", "download", "delete_prefix")
 class Store:
     """An object store below one URL; every path is relative to it and uses ``/``.
 
