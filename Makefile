@@ -60,6 +60,6 @@ $(VENV)/.runtime: $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-assets-dev.txt
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev,otlp]'
 	$(INSTALL) --no-deps --requirement requirements-assets-dev.txt
 	@touch $@

@@ -10,18 +10,25 @@ from contextlib import contextmanager
 from services.harness.auth import Security
 from services.harness.runtime import Runtime
 from services.harness.server import NAMES, Host, load
+from services.harness.telemetry import Telemetry
 
 START_SECONDS = 60.0
 
 
 @contextmanager
-def hosted(store_url: str, names: Iterable[str] = NAMES, *, security: Security | None = None) -> Iterator[str]:
+def hosted(
+    store_url: str,
+    names: Iterable[str] = NAMES,
+    *,
+    security: Security | None = None,
+    telemetry: Telemetry | None = None,
+) -> Iterator[str]:
     """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rebus-services", daemon=True)
     thread.start()
     try:
-        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0", security=security)
+        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0", security=security, telemetry=telemetry)
         port = asyncio.run_coroutine_threadsafe(host.start(), loop).result(START_SECONDS)
         try:
             yield f"127.0.0.1:{port}"

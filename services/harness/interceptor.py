@@ -4,7 +4,6 @@ errors into rich statuses, logs calls."""
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -17,6 +16,7 @@ from grpc_status import rpc_status
 from rebus.errors import FieldViolation, InvalidArgumentError, RebusError
 from rebus.status import to_status
 from services.harness.auth import AccessControl, AuditLog
+from services.harness.telemetry import current_trace_id
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
@@ -131,9 +131,11 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         return
     if not isinstance(error, RebusError):
-        trace_id = secrets.token_hex(8)
+        trace_id = current_trace_id()
         log.error("%s failed, trace id %s", method, trace_id, exc_info=error)
         error = RebusError(f"internal error, trace id {trace_id}", metadata={"trace_id": trace_id})
     else:
         log.info("%s %s: %s", method, error.reason, error)
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    status = rpc_status.to_status(to_status(error))
+    context.set_code(status.code)  # aborting keeps it to itself, and telemetry asks for it
+    await context.abort_with_status(status)

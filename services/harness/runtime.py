@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from rebus import tracing
 from rebus.errors import invalid
 from rebus.jobs import Executor, LocalExecutor, status
 from rebus.jobs.events import EventLog
@@ -49,9 +50,11 @@ class Runtime:
 
     def start_job(self, message: M, request_id: str) -> M:
         """Stores a new job and starts it; a repeated ``request_id`` returns the first one untouched."""
-        document, new = status.create(self.store, message, request_id=request_id)
-        if new:
-            self.executor.submit(_name(document))
+        with tracing.span("job submit", {"rebus.job.kind": type(message).__name__}) as span:
+            document, new = status.create(self.store, message, request_id=request_id)
+            span.set_attribute("rebus.job", _name(document))
+            if new:
+                self.executor.submit(_name(document))
         return document
 
     def cancel_job(self, cls: type[M], name: str) -> M:

@@ -171,7 +171,7 @@ def test_an_unexpected_error_shows_only_an_id(client: Client, store: Store, capl
     original = documents.TYPES["runs"]
     documents.TYPES["runs"] = None  # pyright: ignore[reportArgumentType]
     try:
-        with pytest.raises(RebusError, match=r"^internal error, trace id [0-9a-f]{16}$") as caught:
+        with pytest.raises(RebusError, match=r"^internal error, trace id [0-9a-f]{32}$") as caught:
             client.get("runs/x")
     finally:
         documents.TYPES["runs"] = original

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from rebus.client.credentials import Bearer, Credentials
 from rebus.client.errors import translated
+from rebus.client.tracing import traced
 from rebus.errors import invalid
 from rebus.status import from_status
 from rebus.v1 import (
@@ -80,7 +81,7 @@ class Client:
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             *_KEEPALIVE,
         ]
-        self.channel = self.credentials.channel(self.endpoint, options)
+        self.channel = traced(self.credentials.channel(self.endpoint, options))
         self.datasets = self._stub(dataset_pb2_grpc.DatasetServiceStub)
         self.ingestions = self._stub(dataset_pb2_grpc.IngestionServiceStub)
         self.training = self._stub(training_pb2_grpc.TrainingServiceStub)

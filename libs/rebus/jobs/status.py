@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from rebus import tracing
 from rebus.config import digest
 from rebus.errors import AlreadyExistsError, FailedPreconditionError, RebusError
 from rebus.jobs.events import EventLog
@@ -46,6 +47,7 @@ def create(store: Store, message: M, *, request_id: str = "") -> tuple[M, bool]:
     job.Clear()
     job.state = JobStatus.QUEUED
     job.create_time.GetCurrentTime()
+    job.traceparent = tracing.traceparent()
     try:
         documents.create(store, message)
     except AlreadyExistsError:
@@ -127,6 +129,7 @@ def requeue(store: Store, name: str) -> Message:
             raise FailedPreconditionError(f"{name} is {found}; only FAILED and CANCELLED jobs resume")
         job.state = JobStatus.QUEUED
         job.cancel_requested = False
+        job.traceparent = tracing.traceparent()
         job.ClearField("error")
         job.ClearField("end_time")
 

@@ -22,6 +22,7 @@ import psutil
 
 from rebus.errors import AbortedError, CancelledError, RebusError
 from rebus.jobs import status
+from rebus.jobs.tracing import traced
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobStatus
 
@@ -112,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cache-dir", required=True, type=Path)
     args = parser.parse_args(argv)
     os.umask(0o077)
-    return supervise(args.store, args.name, args.cache_dir)
+    with traced("supervisor", args.store, args.name):
+        return supervise(args.store, args.name, args.cache_dir)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rebus.errors import CancelledError, RebusError
 from rebus.jobs import status
 from rebus.jobs.context import JobContext
 from rebus.jobs.kinds import entry_point
+from rebus.jobs.tracing import traced
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobStatus
 
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--cache-dir", required=True, type=Path)
     args = parser.parse_args(argv)
-    run(Store.open(args.store), args.name, args.cache_dir)
+    with traced("worker", args.store, args.name):
+        run(Store.open(args.store), args.name, args.cache_dir)
     return 0
 
 

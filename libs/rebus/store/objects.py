@@ -19,6 +19,7 @@ from rebus.errors import AbortedError, DataLossError, FailedPreconditionError, N
 from rebus.store.backends import Backends, open_backends
 from rebus.store.conditional import ConditionalWriter, Tag
 from rebus.store.failures import ConflictError, RangeBeyondEndError, translated
+from rebus.store.observation import observed
 from rebus.store.paths import LOCKS, checked, is_staged
 from rebus.store.settings import StoreSettings
 
@@ -48,6 +49,8 @@ class ObjectInfo:
     last_modified: datetime
 
 
+@observed("get", "get_range", "put", "create", "get_tagged", "swap", "info", "list_page", "folders", "delete", "copy")
+@observed("upload", "put_stream", "chunks", "download", "scan", "list", "delete_prefix")
 class Store:
     """An object store below one URL; every path is relative to it and uses ``/``.
 
