@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rebus.store import Store
 from tools import seaweed
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("rebus", deadline=None)
+settings.load_profile("rebus")
 
 # Tests run models of a few thousand parameters, which a second thread only slows down. Children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -22,13 +22,18 @@ def hosted(
     *,
     security: Security | None = None,
     telemetry: Telemetry | None = None,
+    runtime: Runtime | None = None,
 ) -> Iterator[str]:
-    """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
+    """Runs the named services in a thread and yields their endpoint; they stop when the block ends.
+
+    ``runtime`` takes the place of the store's usual one, e.g. for another executor.
+    """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rebus-services", daemon=True)
     thread.start()
     try:
-        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0", security=security, telemetry=telemetry)
+        runtime = runtime or Runtime.open(store_url)
+        host = Host(load(names), runtime, address="127.0.0.1:0", security=security, telemetry=telemetry)
         port = asyncio.run_coroutine_threadsafe(host.start(), loop).result(START_SECONDS)
         try:
             yield f"127.0.0.1:{port}"

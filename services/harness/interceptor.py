@@ -10,16 +10,20 @@ from typing import Any
 
 import grpc
 import protovalidate
-from google.protobuf.message import Message
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from rebus.errors import FieldViolation, InvalidArgumentError, RebusError
+from rebus.errors import FieldViolation, InvalidArgumentError, RebusError, invalid
 from rebus.status import to_status
 from services.harness.auth import AccessControl, AuditLog
 from services.harness.telemetry import current_trace_id
+from services.harness.trailers import fitted
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
+# In place of a request that could not be parsed; ``validate`` refuses it.
+MALFORMED = any_pb2.Any(type_url="rebus.dev/malformed")
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
@@ -48,12 +52,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(method, handler.unary_stream, self._audit),
-                handler.request_deserializer,
-                handler.response_serializer,
+                _streaming(method, handler.unary_stream, self._audit), parser(handler), handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            _unary(method, handler.unary_unary, self._audit), handler.request_deserializer, handler.response_serializer
+            _unary(method, handler.unary_unary, self._audit), parser(handler), handler.response_serializer
         )
 
     def _refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
@@ -108,8 +110,22 @@ def _streaming(
     return call
 
 
+def parser(handler: Any) -> Callable[[bytes], Message]:
+    """The method's own parser, but ``MALFORMED`` for bytes that are no message: gRPC would answer UNKNOWN."""
+
+    def parse(data: bytes) -> Message:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return MALFORMED
+
+    return parse
+
+
 def validate(request: Message) -> None:
     """Raises ``InvalidArgumentError`` naming every field that breaks a rule in the proto."""
+    if request is MALFORMED:
+        raise invalid("request", "the bytes are no message of the method's request type")
     found = protovalidate.collect_violations(request)
     if found:
         violations = [_violation(v.proto) for v in found]
@@ -136,6 +152,6 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
         error = RebusError(f"internal error, trace id {trace_id}", metadata={"trace_id": trace_id})
     else:
         log.info("%s %s: %s", method, error.reason, error)
-    status = rpc_status.to_status(to_status(error))
+    status = rpc_status.to_status(fitted(to_status(error)))
     context.set_code(status.code)  # aborting keeps it to itself, and telemetry asks for it
     await context.abort_with_status(status)

@@ -17,7 +17,7 @@ from rebus import tracing
 from rebus.errors import invalid
 from rebus.jobs import Executor, LocalExecutor, status
 from rebus.jobs.events import EventLog
-from rebus.store import Store, documents
+from rebus.store import Store, documents, requests
 from rebus.v1.common_pb2 import JobEvent
 
 CACHE_ENV = "REBUS_CACHE"
@@ -48,25 +48,29 @@ class Runtime:
         cache_dir.mkdir(parents=True, exist_ok=True)
         return cls(store, LocalExecutor(store, cache_dir), cache_dir)
 
-    def start_job(self, message: M, request_id: str) -> M:
-        """Stores a new job and starts it; a repeated ``request_id`` returns the first one untouched."""
+    def start_job(self, message: M, request: Message) -> M:
+        """Stores a new job and starts it; a repeated ``request`` returns the first one untouched."""
         with tracing.span("job submit", {"rebus.job.kind": type(message).__name__}) as span:
-            document, new = status.create(self.store, message, request_id=request_id)
+            document, new = status.create(self.store, message, request=request)
             span.set_attribute("rebus.job", _name(document))
             if new:
                 self.executor.submit(_name(document))
         return document
 
-    def cancel_job(self, cls: type[M], name: str) -> M:
-        """Marks a job and tells its process to stop."""
-        status.request_cancel(self.store, name)
-        self.executor.cancel(name)
+    def cancel_job(self, cls: type[M], request: Message) -> M:
+        """Marks the job that ``request`` names and tells its process to stop; a repeat finds that done."""
+        name = _name(request)
+        key = requests.claim(self.store, request, name).key
+        job = status.job_of(status.request_cancel(self.store, name, request_key=key))
+        if job.cancel_requested and job.state not in status.TERMINAL:
+            self.executor.cancel(name)
         return documents.get(self.store, cls, name)
 
-    def resume_job(self, cls: type[M], name: str) -> M:
-        """Starts a failed or cancelled job again."""
-        status.requeue(self.store, name)
-        self.executor.submit(name)
+    def resume_job(self, cls: type[M], request: Message) -> M:
+        """Starts the failed or cancelled job that ``request`` names again; a repeat finds that done."""
+        name = _name(request)
+        if status.requeue(self.store, name, request_key=requests.claim(self.store, request, name).key):
+            self.executor.submit(name)
         return documents.get(self.store, cls, name)
 
     async def list_jobs(self, cls: type[M], request: Any) -> tuple[list[M], str]:

@@ -11,7 +11,7 @@ from rebus.data.dataset import open_version
 from rebus.errors import RebusError, invalid
 from rebus.retrieval import Embedder
 from rebus.retrieval import job as indexes
-from rebus.store import documents
+from rebus.store import documents, requests
 from rebus.v1 import common_pb2
 from rebus.v1 import retrieval_pb2 as pb
 from rebus.v1 import retrieval_pb2_grpc as pb_grpc
@@ -35,7 +35,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         return await run(self._create, request)
 
     def _create(self, request: pb.CreateIndexRequest) -> pb.Index:
-        return self._runtime.start_job(indexes.checked_index(self._store, request.index), request.request_id)
+        return self._runtime.start_job(indexes.checked_index(self._store, request.index), request)
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Context) -> pb.Index:
         return await run(documents.get, self._store, pb.Index, request.name)
@@ -45,7 +45,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         return pb.ListIndexesResponse(indexes=items, next_page_token=token)
 
     async def DeleteIndex(self, request: pb.DeleteIndexRequest, context: Context) -> empty_pb2.Empty:
-        await run(documents.delete, self._store, request.name)
+        await run(requests.delete, self._store, request)
         return empty_pb2.Empty()
 
     async def WatchIndex(self, request: pb.WatchIndexRequest, context: Context) -> AsyncIterator[common_pb2.JobEvent]:
@@ -53,7 +53,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
             yield event
 
     async def CancelIndex(self, request: pb.CancelIndexRequest, context: Context) -> pb.Index:
-        return await run(self._runtime.cancel_job, pb.Index, request.name)
+        return await run(self._runtime.cancel_job, pb.Index, request)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         return await run(self._embed, request)

@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from rebus import tracing
-from rebus.config import digest
 from rebus.errors import AlreadyExistsError, FailedPreconditionError, RebusError
 from rebus.jobs.events import EventLog
 from rebus.status import to_status
-from rebus.store import Store, documents
-from rebus.store.sealed import seal, unseal
+from rebus.store import Store, documents, requests
 from rebus.v1.common_pb2 import JobStatus
 
 M = TypeVar("M", bound=Message)
@@ -34,14 +32,16 @@ def job_of(message: Message) -> JobStatus:
     return message.job  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def create(store: Store, message: M, *, request_id: str = "") -> tuple[M, bool]:
+def create(store: Store, message: M, *, request: Message | None = None) -> tuple[M, bool]:
     """Stores a new QUEUED job and returns it with whether it is new.
 
-    With a ``request_id``, a repeat returns the first call's job, also after a crash at any point in between: the
-    id is reserved first, under a name made from the request.
+    A repeat of the same ``request`` returns the first call's job, also after a crash at any point in between: the
+    request's record reserves the job's name first. ``InvalidArgumentError`` if its id was used for another one.
     """
     collection = next(key for key, cls in documents.TYPES.items() if cls is type(message))
-    name = _reserve(store, collection, request_id) if request_id else f"{collection}/{new_id()}"
+    name = f"{collection}/{new_id()}"
+    if request is not None:
+        name = requests.claim(store, request, name).name
     message.name = name  # pyright: ignore[reportAttributeAccessIssue]
     job = job_of(message)
     job.Clear()
@@ -54,16 +54,6 @@ def create(store: Store, message: M, *, request_id: str = "") -> tuple[M, bool]:
         return documents.get(store, type(message), name), False
     EventLog(store, name).append([("state", {"state": "QUEUED"})])
     return message, True
-
-
-def _reserve(store: Store, collection: str, request_id: str) -> str:
-    path = f"requests/{digest([collection, request_id])}.json"
-    name = f"{collection}/{new_id()}"
-    try:
-        store.create(path, seal({"name": name}))
-        return name
-    except AlreadyExistsError:
-        return unseal(store.get(path), path)["name"]
 
 
 def transition(store: Store, name: str, state: State, *, message: str = "", error: RebusError | None = None) -> bool:
@@ -104,14 +94,14 @@ def _apply(job: JobStatus, state: State, message: str, error: RebusError | None)
         job.error.CopyFrom(to_status(error))
 
 
-def request_cancel(store: Store, name: str) -> Message:
-    """Marks a job as to be cancelled; ``FailedPreconditionError`` if it has ended."""
+def request_cancel(store: Store, name: str, *, request_key: str = "") -> Message:
+    """Marks a job as to be cancelled, once a ``request_key``; ``FailedPreconditionError`` if it has ended."""
 
     def mutate(document: Message) -> None:
         _require_active(name, job_of(document))
         job_of(document).cancel_requested = True
 
-    return documents.update(store, documents.type_of(name), name, mutate)
+    return documents.update_once(store, documents.type_of(name), name, mutate, request_key=request_key)[0]
 
 
 def _require_active(name: str, job: JobStatus) -> None:
@@ -119,8 +109,11 @@ def _require_active(name: str, job: JobStatus) -> None:
         raise FailedPreconditionError(f"{name} has ended: {JobStatus.State.Name(job.state)}")
 
 
-def requeue(store: Store, name: str) -> Message:
-    """Puts a job that failed or was cancelled back into the queue; ``FailedPreconditionError`` in any other state."""
+def requeue(store: Store, name: str, *, request_key: str = "") -> bool:
+    """Puts a job that failed or was cancelled back into the queue; ``FailedPreconditionError`` in any other state.
+
+    Returns whether it did: a repeat of the same ``request_key`` does nothing.
+    """
 
     def mutate(document: Message) -> None:
         job = job_of(document)
@@ -133,9 +126,10 @@ def requeue(store: Store, name: str) -> Message:
         job.ClearField("error")
         job.ClearField("end_time")
 
-    document = documents.update(store, documents.type_of(name), name, mutate)
-    EventLog(store, name).append([("state", {"state": "QUEUED"})])
-    return document
+    _, changed = documents.update_once(store, documents.type_of(name), name, mutate, request_key=request_key)
+    if changed:
+        EventLog(store, name).append([("state", {"state": "QUEUED"})])
+    return changed
 
 
 def set_progress(store: Store, name: str, fraction: float, message: str) -> None:

@@ -8,7 +8,7 @@ from rebus.jobs.events import EventLog
 from rebus.status import from_status
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobStatus
-from rebus.v1.training_pb2 import Run
+from rebus.v1.training_pb2 import CreateRunRequest, Run
 
 
 def _states(store: Store, name: str) -> list[str]:
@@ -61,26 +61,30 @@ def test_an_error_keeps_the_field_it_names(store: Store) -> None:
 
 
 def test_a_repeated_request_returns_the_first_job(any_store: Store) -> None:
-    first, new = status.create(any_store, Run(recipe="a"), request_id="r")
-    again, new_again = status.create(any_store, Run(recipe="b"), request_id="r")
+    request = CreateRunRequest(run=Run(recipe="a"), request_id="r")
+    first, new = status.create(any_store, Run(recipe="a"), request=request)
+    again, new_again = status.create(any_store, Run(recipe="a"), request=request)
     assert (new, new_again) == (True, False)
     assert again == first
-    assert status.create(any_store, Run(recipe="b"), request_id="other")[0].name != first.name
+    other = CreateRunRequest(run=Run(recipe="a"), request_id="other")
+    assert status.create(any_store, Run(recipe="a"), request=other)[0].name != first.name
 
 
 def test_a_request_survives_a_crash_between_reservation_and_document(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    request = CreateRunRequest(request_id="r")
+
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(documents, "create", crash)
         with pytest.raises(KeyboardInterrupt):
-            status.create(store, Run(), request_id="r")
-    first, new = status.create(store, Run(), request_id="r")
+            status.create(store, Run(), request=request)
+    first, new = status.create(store, Run(), request=request)
     assert new
-    assert status.create(store, Run(), request_id="r") == (first, False)
+    assert status.create(store, Run(), request=request) == (first, False)
 
 
 def test_ids_are_time_ordered() -> None:
