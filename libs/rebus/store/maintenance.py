@@ -22,7 +22,8 @@ from rebus.v1.retrieval_pb2 import Index
 from rebus.v1.training_pb2 import Run
 
 DEFAULT_GRACE = timedelta(hours=24)
-_SEALED = re.compile(r"(^requests/.*|/events/\d+|/manifest|/claim)\.json$")
+_SEALED = re.compile(r"(^(requests|active)/.*|/events/\d+|/manifest|/claim)\.json$")
+_KEPT = re.compile(r"/(quarantine\.jsonl|logs/\d+\.txt)$")
 # Lance's own records of its commits: small, and read by Lance itself even where no version of ours needs them.
 _LANCE_METADATA = re.compile(r"/data\.lance/_(versions|transactions|refs)/")
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -57,6 +58,8 @@ def _check_object(store: Store, path: str) -> list[Problem]:
             unseal(store.get(path), path)
     except DataLossError as error:
         return [Problem(path, str(error))]
+    except NotFoundError:  # removed since it was listed: a job ended, a resource was deleted
+        return []
     return []
 
 
@@ -141,7 +144,7 @@ def garbage(store: Store, *, grace: timedelta = DEFAULT_GRACE, now: datetime | N
         name = _document_name(info.path)
         if name is not None:
             cutoff = min(cutoff, _active_since(store, name) or cutoff)
-        if name is not None or _SEALED.search(info.path) or info.path.endswith(("/log.txt", "/quarantine.jsonl")):
+        if name is not None or _SEALED.search(info.path) or _KEPT.search(info.path):
             kept.add(info.path)
         if info.path.endswith(f"/{manifests.MANIFEST}"):
             folder = info.path.removesuffix(f"/{manifests.MANIFEST}")
