@@ -1,0 +1,1 @@
+"""Drivers that break things on purpose and check that nothing acknowledged is lost."""
