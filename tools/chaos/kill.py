@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from google.protobuf import json_format
 
 from rebus.errors import NotFoundError, RebusError
 from rebus.jobs import status
@@ -141,7 +142,7 @@ class Driver:
         events = list(EventLog(self._store, name).read())
         if [event.sequence for event in events] != list(range(1, len(events) + 1)):
             self.tally.torn.append(f"{name}: its events are not numbered from 1 without gaps")
-        found = Counter((int(e.values["writer"]), int(e.values["number"]), int(e.values["half"])) for e in events)
+        found = Counter(_event_key(json_format.MessageToDict(event.values)) for event in events)
         open_: set[tuple[int, int]] = set()
         for line in (line for line in lines if line["operation"] == "append"):
             key = (line["writer"], line["number"])
@@ -217,6 +218,10 @@ class Driver:
             yield f"is {JobStatus.State.Name(job.state)} for {reason}: {job.error.message}"
         if _is_running(mark_of(self._store.url, name)):
             yield "has ended and its processes still run"
+
+
+def _event_key(values: dict[str, Any]) -> tuple[int, int, int]:
+    return int(values["writer"]), int(values["number"]), int(values["half"])
 
 
 def _is_running(mark: str) -> bool:

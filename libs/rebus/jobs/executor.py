@@ -83,6 +83,7 @@ class LocalExecutor:
         self._children: list[int] = []
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
+        self._looked = float("-inf")  # when all active jobs were last looked at
         self._host = hosts.host_id(cache_dir)
         self._heartbeat = hosts.Heartbeat(store, self._host, self._settings.lease_seconds)
 
@@ -148,14 +149,21 @@ class LocalExecutor:
             time.sleep(_STOP_POLL_SECONDS)
 
     def schedule(self) -> None:
-        """Brings every active job to the truth and starts those that wait, in order, as far as there is room.
+        """Brings active jobs to the truth and starts those that wait, in order, as far as there is room.
 
-        The first that does not fit keeps all behind it waiting, so that small jobs never starve a large one.
+        The first that does not fit keeps all behind it waiting, so that small jobs never starve a large one; those
+        behind it are looked at once a lease only, so that a long queue costs little.
         """
         with self._locked():
             self._reap()
-            records, room = self._records(), True
+            records, room, whole = (
+                self._records(),
+                True,
+                time.monotonic() - self._looked >= self._settings.lease_seconds,
+            )
             for name in active.names(self._store):
+                if not (room or whole):
+                    return
                 if name in records or self._closed.is_set():
                     continue
                 try:
@@ -163,6 +171,7 @@ class LocalExecutor:
                         room = self._try_start(name)
                 except NotFoundError:
                     active.remove(self._store, name)  # the resource was deleted
+            self._looked = time.monotonic()
 
     def _look_after(self) -> None:
         while not self._closed.wait(self._settings.tick_seconds):
