@@ -1,9 +1,9 @@
 """Kills writers with SIGKILL at random moments and checks the store: ``python -m tools.chaos.kill --rounds 200``.
 
 In every round a fresh process (``tools.chaos.victim``) puts objects, publishes folders, appends events with two
-writers, moves an alias and starts a real job, saying what was acknowledged; after a random time it is killed, and by
-chance its job's worker, supervisor or both. Then whatever was acknowledged must be there, whatever was not must be
-there whole or not at all, and in the end every job must have come to a state that tells what happened to it.
+writers, moves an alias and may start a real job, saying what was acknowledged; after a random time it is killed, and
+by chance the worker, the supervisor or both of a job that runs. Then whatever was acknowledged must be there, whatever
+was not must be there whole or not at all, and in the end every job must have come to a state that tells what happened.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ from tools import seaweed
 from tools.chaos import victim
 
 MAX_WRITE_SECONDS = 1.0
-MAX_JOB_SECONDS = 4.0
+# Share of the rounds that start a job.
+JOB_SHARE = 0.3
 SETTLE_SECONDS = 600.0
+VANISH_SECONDS = 30.0
 TARGETS = ("nothing", "worker", "supervisor", "both")
 Lines = list[dict[str, Any]]
 
@@ -83,7 +85,8 @@ class Driver:
         """One round: write, kill, check."""
         rng = random.Random(f"kill/{self._seed}/{number}")
         request_id = f"chaos-{self._seed}-{number}"
-        lines = self._write_and_kill(number, request_id, rng)
+        job_after = rng.randrange(5) if rng.random() < JOB_SHARE else -1
+        lines = self._write_and_kill(number, request_id, job_after, rng)
         for line in lines:
             counter = self.tally.acknowledged if line["done"] else self.tally.begun
             counter[line["operation"]] += 1
@@ -91,12 +94,14 @@ class Driver:
         self._check_published(lines)
         self._check_events(number, lines)
         self._check_alias(number, lines)
-        self._break_job(number, request_id, lines, rng)
+        if job_after >= 0:
+            self._ask_again(number, request_id, lines)
+        self._break_a_job(rng)
 
-    def _write_and_kill(self, number: int, request_id: str, rng: random.Random) -> Lines:
+    def _write_and_kill(self, number: int, request_id: str, job_after: int, rng: random.Random) -> Lines:
         command = [sys.executable, "-m", "tools.chaos.victim", "--store", self._store.url, "--round", str(number)]
         command += ["--seed", str(self._seed), "--request-id", request_id]
-        command += ["--job-after", str(rng.choice([-1, rng.randrange(5)]))]
+        command += ["--job-after", str(job_after)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -166,31 +171,29 @@ class Driver:
         elif found:
             model_versions.resolve(self._store, f"{victim.MODEL}/versions/round-{number}")
 
-    def _break_job(self, number: int, request_id: str, lines: Lines, rng: random.Random) -> None:
-        """The caller who got no answer asks again; the same job answers. Then something of the job may be killed."""
-        begun = [line for line in lines if line["operation"] == "job"]
-        if not begun:
-            return
+    def _ask_again(self, number: int, request_id: str, lines: Lines) -> None:
+        """The caller who got no answer asks again; the same job answers."""
         name = self._runtime.start_job(victim.ingestion(number), request_id).name
-        if begun[-1]["done"] and begun[-1]["name"] != name:
-            self.tally.lost.append(f"{begun[-1]['name']}: acknowledged, and {name} answers the same request")
-        target = rng.choice(TARGETS)
-        time.sleep(rng.random() * MAX_JOB_SECONDS)
-        self.tally.jobs[name] = target if self._kill(name, target) else "nothing"
+        for line in lines:
+            if line["operation"] == "job" and line["done"] and line["name"] != name:
+                self.tally.lost.append(f"{line['name']}: acknowledged, and {name} answers the same request")
+        self.tally.jobs.setdefault(name, "nothing")
 
-    def _kill(self, name: str, target: str) -> bool:
-        """Kills processes of a job; whether there were any."""
-        record = read_record(process_path(self._runtime.cache_dir, name))
-        supervisor = record.process() if record else None
-        if supervisor is None or target == "nothing":
-            return False
+    def _break_a_job(self, rng: random.Random) -> None:
+        """Kills processes of one of the jobs that have some now."""
+        records = {name: read_record(process_path(self._runtime.cache_dir, name)) for name in self.tally.jobs}
+        live = {name: process for name, record in records.items() if record and (process := record.process())}
+        target = rng.choice(TARGETS)
+        if not live or target == "nothing":
+            return
+        name = rng.choice(sorted(live))
         try:
-            workers = supervisor.children() if target != "supervisor" else []
-            for process in [*workers, *([supervisor] if target != "worker" else [])]:
+            workers = live[name].children() if target != "supervisor" else []
+            for process in [*workers, *([live[name]] if target != "worker" else [])]:
                 process.kill()
+                self.tally.jobs[name] = target
         except psutil.NoSuchProcess:
-            return True
-        return bool(workers) or target != "worker"
+            return  # it ended by itself meanwhile
 
     def finish(self) -> None:
         """Waits until every job has ended, then checks what each tells, and the whole store."""
@@ -216,12 +219,22 @@ class Driver:
             yield from manifests.verify(self._store, version, base=base) if version else ["succeeded without a result"]
         elif job.exit.reason not in (JobExit.SIGNAL, JobExit.LOST) or killed == "nothing":
             yield f"is {JobStatus.State.Name(job.state)} for {reason}: {job.error.message}"
-        if _is_running(mark_of(self._store.url, name)):
+        if not _vanishes(mark_of(self._store.url, name)):
             yield "has ended and its processes still run"
 
 
 def _event_key(values: dict[str, Any]) -> tuple[int, int, int]:
     return int(values["writer"]), int(values["number"]), int(values["half"])
+
+
+def _vanishes(mark: str) -> bool:
+    """Whether a job's processes are gone, or go within a moment: a worker ends after it said how it did."""
+    deadline = time.monotonic() + VANISH_SECONDS
+    while _is_running(mark):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def _is_running(mark: str) -> bool:
