@@ -16,6 +16,8 @@ from rebus.config import canonical_json, digest
 from rebus.errors import NotFoundError
 from rebus.store.objects import Store
 
+# Begins the name of a cluster that answers for its jobs itself: it needs no signs of life, and nobody takes them.
+CLUSTER = "cluster:"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = "/proc/self/ns/pid"
 
@@ -58,7 +60,9 @@ class HostWatch:
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     def is_gone(self, host: str) -> bool:
-        """Whether nothing changed for the length of a lease; never at the first look."""
+        """Whether nothing changed for the length of a lease; never at the first look, and never for a cluster."""
+        if host.startswith(CLUSTER):
+            return False
         try:
             sign = self._store.get(_path(host))
         except NotFoundError:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from rebus.config import digest
 from rebus.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, RebusError
-from rebus.jobs import active
+from rebus.jobs import active, hosts
 from rebus.jobs.events import EventKind, EventLog
 from rebus.status import to_status
 from rebus.store import Store, documents
@@ -141,7 +141,7 @@ def _apply(job: JobStatus, state: State, message: str, error: RebusError | None,
             job.start_time.GetCurrentTime()
     if state == JobStatus.PREEMPTED:
         job.preemptions += 1
-    if state == JobStatus.QUEUED:
+    if state == JobStatus.QUEUED and not job.host.startswith(hosts.CLUSTER):
         job.host = ""  # whoever is free goes on with it
     if state == JobStatus.SUCCEEDED:
         job.progress = 1.0
