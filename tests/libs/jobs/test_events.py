@@ -127,3 +127,12 @@ def test_one_of_many_repairs_appends_the_state(any_store: Store) -> None:
     assert sorted(repairs) == [False, False, False, True]
     states = [event.values["state"] for event in EventLog(any_store, "runs/a").read() if event.kind == "state"]
     assert states == ["RUNNING", "FAILED"]
+
+
+def test_a_follower_may_wait_beyond_the_end(store: Store) -> None:
+    log = EventLog(store, "runs/a")
+    log.append([("metrics", {})] * 3)
+    cursor = EventCursor(store, "runs/a", 5)
+    assert cursor.read() == []
+    log.append([("metrics", {})] * 4)
+    assert [event.sequence for event in cursor.read()] == [6, 7]
