@@ -41,6 +41,7 @@ from tools.chaos import victim
 MAX_WRITE_SECONDS = 1.0
 # Share of the rounds that start a job.
 JOB_SHARE = 0.3
+# How long a job may take once those before it have ended.
 SETTLE_SECONDS = 600.0
 VANISH_SECONDS = 30.0
 TARGETS = ("nothing", "worker", "supervisor", "both")
@@ -197,8 +198,8 @@ class Driver:
 
     def finish(self) -> None:
         """Waits until every job has ended, then checks what each tells, and the whole store."""
-        deadline = time.monotonic() + SETTLE_SECONDS
         for name, killed in self.tally.jobs.items():
+            deadline = time.monotonic() + SETTLE_SECONDS  # anew for each: they wait for each other in the queue
             while not self._ended(name) and time.monotonic() < deadline:
                 time.sleep(1.0)
             self.tally.untruthful += [f"{name} ({killed} killed): {why}" for why in self._contradictions(name, killed)]
