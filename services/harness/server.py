@@ -120,9 +120,12 @@ class Host:
         return self._server.add_secure_port(self._address, self._credentials)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
-        """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds."""
+        """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds.
+
+        No job starts from here on; those that run go on, unless this process is all that keeps its container up.
+        """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.stop(grace)
+        await asyncio.gather(self._server.stop(grace), run(self._runtime.executor.close))
         await self.telemetry.stop()
 
     async def serve(self) -> None:

@@ -24,7 +24,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         return await run(self._create_run, request)
 
     def _create_run(self, request: pb.CreateRunRequest) -> pb.Run:
-        return self._runtime.start_job(runs.checked_run(self._store, request.run), request)
+        run = runs.checked_run(self._store, request.run)
+        return self._runtime.start_job(run, request, runs.recipe_of(run).resources)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.Run:
         return await run(documents.get, self._store, pb.Run, request.name)

@@ -17,7 +17,7 @@ from rebus.errors import FailedPreconditionError, InvalidArgumentError
 from rebus.jobs import status
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents, manifests
-from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.common_pb2 import JobStatus, Resources
 from rebus.v1.dataset_pb2 import (
     CancelCurationRequest,
     CancelIngestionRequest,
@@ -49,6 +49,18 @@ class Idle:
     def __init__(self) -> None:
         self.submitted: list[str] = []
         self.cancelled: list[str] = []
+
+    host = "idle"
+
+    def plan(self, collection: str, asked: object) -> Resources:
+        del collection, asked
+        return Resources()
+
+    def admit(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def submit(self, name: str) -> None:
         self.submitted.append(name)
@@ -161,13 +173,14 @@ def test_a_repeat_returns_the_first_result_also_after_a_restart(
     with serve() as endpoint, Client(endpoint) as client:
         first = _send(client, stub, method, request_)
         assert _send(client, stub, method, request_) == first
-        told = (list(executor.submitted), set(executor.cancelled))
+        told = (set(executor.submitted), set(executor.cancelled))
     with serve() as endpoint, Client(endpoint) as client:
         assert _send(client, stub, method, request_) == first
         with pytest.raises(InvalidArgumentError, match="request_id: was used for another request") as caught:
             _send(client, stub, method, other)
         assert [violation.field for violation in caught.value.violations] == ["request_id"]
-    assert (executor.submitted, set(executor.cancelled)) == told
+    # Sets: a job that still waits is submitted again, in case the server died before it was; executors start it once.
+    assert (set(executor.submitted), set(executor.cancelled)) == told
 
 
 @pytest.mark.parametrize(("stub", "method", "request_", "other"), MUTATIONS, ids=[case[1] for case in MUTATIONS])
@@ -177,7 +190,8 @@ def test_concurrent_repeats_return_one_result(
     with serve() as endpoint, Client(endpoint) as client, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: _send(client, stub, method, request_), range(8)))
     assert all(result == results[0] for result in results)
-    assert len(executor.submitted) == (1 if method in ("ResumeRun", *_CREATES) else 0)
+    assert len(set(executor.submitted)) == (1 if method in ("ResumeRun", *_CREATES) else 0)
+    assert method != "ResumeRun" or len(executor.submitted) == 1
 
 
 _CREATES = ("CreateIngestion", "CreateCuration", "CreateIndex")

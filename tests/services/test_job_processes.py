@@ -13,7 +13,7 @@ from google.protobuf import struct_pb2
 
 from rebus.client import Client
 from rebus.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
-from rebus.jobs.supervisor import process_path
+from rebus.jobs.processes import process_path
 from rebus.store import Store
 from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source

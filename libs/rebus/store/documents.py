@@ -51,6 +51,11 @@ def type_of(name: str) -> type[Message]:
     return TYPES[collections]
 
 
+def collection_of(cls: type[Message]) -> str:
+    """The collection of a message type: ``runs`` of ``Run``."""
+    return next(key for key, value in TYPES.items() if value is cls)
+
+
 def path_of(name: str) -> str:
     """Where a resource's document is stored."""
     snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type_of(name).DESCRIPTOR.name).lower()

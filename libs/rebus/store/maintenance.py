@@ -27,9 +27,9 @@ DEFAULT_GRACE = timedelta(hours=24)
 CLOCK_SKEW = timedelta(minutes=15)
 # The jobs are looked at again after this many removals.
 _RECHECK_EVERY = 100
-_SEALED = re.compile(r"(^requests/.*|^leases/.*|/events/\d+|/manifest|/claim)\.json$")
+_SEALED = re.compile(r"(^(requests|leases|active)/.*|/events/\d+|/manifest|/claim)\.json$")
 _EVENTS = re.compile(r"^(.+)/events/\d+\.json$")
-_UNSEALED = re.compile(r"/(log\.txt|quarantine\.jsonl)$")
+_UNSEALED = re.compile(r"/(quarantine\.jsonl|logs/\d+\.txt)$")
 # Lance's own records of its commits: small, and read by Lance itself even where no version of ours needs them.
 _LANCE_METADATA = re.compile(r"/data\.lance/_(versions|transactions|refs)/")
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)

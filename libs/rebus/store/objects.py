@@ -160,9 +160,9 @@ class Store:
         """Every object below the folder ``prefix`` in order of path; holds the whole listing in memory."""
         yield from sorted(self.scan(prefix), key=lambda info: info.path)
 
-    def scan(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object below the folder ``prefix``, page by page, in the store's own order."""
-        token = ""
+    def scan(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object below the folder ``prefix`` behind ``after``, page by page, in the store's own order."""
+        token = after
         while True:
             page, token = self.list_page(prefix, page_size=MAX_PAGE_SIZE, page_token=token)
             yield from page
