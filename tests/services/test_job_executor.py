@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +191,38 @@ def test_orphans_of_a_killed_supervisor_are_found_and_ended(jobs: Jobs) -> None:
     job = jobs.job(name)
     assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.LOST)
     until(lambda: not jobs.marked(name))
+
+
+SLOW_SUPERVISOR = """
+import sys, time
+from rebus.jobs import supervisor
+start = supervisor.Supervisor._start
+def start_late(self):
+    print("ready", flush=True)
+    while self._job().state == supervisor.JobStatus.QUEUED:
+        time.sleep(0.05)
+    return start(self)
+supervisor.Supervisor._start = start_late
+raise SystemExit(supervisor.main(sys.argv[1:]))
+"""
+
+
+def test_a_worker_that_another_one_was_quicker_than_fails_nothing(jobs: Jobs) -> None:
+    """Found by ``tools.chaos.kill``: a supervisor was killed before its worker could be told to die with it."""
+    name = status.create(jobs.store, Run(recipe="wait"), host=jobs.executor.host)[0].name
+    arguments = ["--store", jobs.store.url, "--name", name, "--cache-dir", str(jobs.cache_dir)]
+    arguments += ["--host", jobs.executor.host]
+    command = [sys.executable, "-c", SLOW_SUPERVISOR, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == b"ready\n"
+        quicker = subprocess.Popen([sys.executable, "-m", "rebus.jobs.worker", *arguments])
+        assert supervisor.wait(WAIT_SECONDS) == 0
+        job = jobs.job(name)
+        quicker.kill()
+        quicker.wait()
+    # The supervisor's last act is to look at the queue, where it finds a job without a supervisor.
+    assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.LOST)
 
 
 def test_a_preempted_job_goes_on_by_itself(jobs: Jobs) -> None:

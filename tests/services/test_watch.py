@@ -6,10 +6,11 @@ import asyncio
 import random
 import threading
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from rebus.jobs import status
+from rebus.jobs import LocalExecutor, status
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobEvent, JobStatus
@@ -38,9 +39,9 @@ async def _watch(runtime: Runtime, name: str, rng: random.Random) -> tuple[list[
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_connections_that_break_anywhere_lose_and_repeat_nothing(any_store: Store, seed: int) -> None:
+def test_connections_that_break_anywhere_lose_and_repeat_nothing(any_store: Store, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    runtime = Runtime.open(any_store.url)
+    runtime = Runtime(any_store, LocalExecutor(any_store, tmp_path), tmp_path)
     name = status.create(any_store, Run())[0].name
     status.transition(any_store, name, JobStatus.RUNNING)
 

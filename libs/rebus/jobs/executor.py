@@ -236,6 +236,8 @@ class LocalExecutor:
         if gpus is None:
             # What would never fit here is left to other hosts.
             return self._capacity.assign(job.resources, ()) is None
+        if process_path(self._cache_dir, name).exists():
+            kill_marked(mark_of(self._store.url, name))  # a supervisor was killed: nothing of it may go on
         if status.take(self._store, name, self._host, job.host):
             self._spawn(name, claim_of(job.resources, gpus), gpus)
         return True

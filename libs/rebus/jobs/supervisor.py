@@ -29,6 +29,7 @@ from rebus.jobs.preemption import interrupt
 from rebus.jobs.processes import JOB_ENV, kill_descendants, mark_of, process_path, read_record
 from rebus.jobs.settings import JobSettings
 from rebus.jobs.tracing import traced
+from rebus.jobs.worker import TAKEN
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobStatus
 
@@ -95,7 +96,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with(os.getpid()),
             start_new_session=True,
         )
 
@@ -128,6 +129,7 @@ class Supervisor:
             except RebusError:
                 continue  # a store that fails must not stop the worker, which would wait for its output to be read
         self._tail.append(rest.decode(errors="replace"))
+        worker.stdout.close()
 
     def _tick(self, attempt: int) -> None:
         flushed = time.monotonic()
@@ -155,6 +157,8 @@ class Supervisor:
         Returns whether the job was left to go on later.
         """
         job = self._job()
+        if code == TAKEN:
+            return False  # whatever the state is, it is not this worker's doing
         if job.state in (*status.TERMINAL, JobStatus.PREEMPTED) or job.host != self._host:
             return job.state == JobStatus.PREEMPTED
         started = job.state == JobStatus.RUNNING
@@ -224,9 +228,15 @@ def _kill_all_below() -> None:
         time.sleep(0.02)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> Callable[[], None]:
     """Asks Linux to kill the worker if its supervisor dies, so that no orphan goes on writing."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def prepare() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could be asked, and nobody would tell
+            os._exit(1)
+
+    return prepare
 
 
 def _prctl(option: int, value: int) -> None:

@@ -22,13 +22,19 @@ from rebus.jobs.tracing import traced
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobStatus
 
+# Exit code of a worker that found its job taken: `EX_TEMPFAIL` of sysexits.h.
+TAKEN = 75
 
-def run(store: Store, name: str, cache_dir: Path, *, host: str | None = None) -> None:
-    """Does the work of a QUEUED job that ``host`` looks after, and records how it ended."""
+
+def run(store: Store, name: str, cache_dir: Path, *, host: str | None = None) -> bool:
+    """Does the work of a QUEUED job that ``host`` looks after, and records how it ended.
+
+    False if there was nothing to do: another worker has the job, another host, or it has ended.
+    """
     context = JobContext(store, name, cache_dir)
     signal.signal(signal.SIGTERM, lambda *_: context.stop())
     if not status.transition(store, name, JobStatus.RUNNING, host=host):
-        return
+        return False
     job = _job(store, name)
     context.attempt = job.attempts
     if job.cancel_requested:
@@ -45,6 +51,7 @@ def run(store: Store, name: str, cache_dir: Path, *, host: str | None = None) ->
         _end(context, JobStatus.FAILED, exits.of_exception(error))
     else:
         status.transition(store, name, JobStatus.SUCCEEDED, attempt=context.attempt)
+    return True
 
 
 def _stopped(context: JobContext, error: CancelledError) -> None:
@@ -82,8 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help="who looks after the job; without it, whoever does")
     args = parser.parse_args(argv)
     with traced("worker", args.store, args.name):
-        run(Store.open(args.store), args.name, args.cache_dir, host=args.host)
-    return 0
+        return 0 if run(Store.open(args.store), args.name, args.cache_dir, host=args.host) else TAKEN
 
 
 if __name__ == "__main__":

@@ -129,3 +129,14 @@ def test_events_before_a_failure_are_kept(work: Work, store: Store) -> None:
     work(body)
     kinds = [event.kind for event in EventLog(store, next(documents.list_all(store, Run)).name).read()]
     assert kinds == ["state", "state", "log", "state"]
+
+
+def test_a_worker_that_finds_its_job_taken_says_so_and_leaves_it(store: Store, tmp_path: Path) -> None:
+    name = status.create(store, Run(), host="h")[0].name
+    arguments = ["--store", store.url, "--name", name, "--cache-dir", str(tmp_path)]
+    assert worker.main([*arguments, "--host", "other"]) == worker.TAKEN
+    assert documents.get(store, Run, name).job.state == JobStatus.QUEUED
+    status.transition(store, name, JobStatus.RUNNING)
+    assert worker.main([*arguments, "--host", "h"]) == worker.TAKEN
+    job = documents.get(store, Run, name).job
+    assert (job.state, job.attempts) == (JobStatus.RUNNING, 1)
