@@ -13,10 +13,11 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from rebus.jobs import Executor, LocalExecutor, status
+from rebus.jobs import Executor, status
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobEvent
+from services.executors import open_executor
 
 CACHE_ENV = "REBUS_CACHE"
 WATCH_POLL_SECONDS = 0.2
@@ -36,13 +37,13 @@ class Runtime:
     cache_dir: Path
 
     @classmethod
-    def open(cls, store_url: str) -> Runtime:
-        """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``)."""
+    def open(cls, store_url: str, executor: str = "local", executor_settings: Path | None = None) -> Runtime:
+        """Opens the store, a cache folder of this machine for it (below ``REBUS_CACHE``), and the named executor."""
         store = Store.open(store_url)
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return cls(store, LocalExecutor(store, cache_dir), cache_dir)
+        return cls(store, open_executor(executor, store, cache_dir, executor_settings), cache_dir)
 
     def start_job(self, message: M, request_id: str) -> M:
         """Stores a new job and starts it; a repeated ``request_id`` returns the first one untouched."""
