@@ -124,14 +124,14 @@ class ClusterApi:
     def watch(self, resource: Resource, selector: str, version: str, seconds: int) -> Iterator[Object]:
         """Objects as they change, removed ones too, for ``seconds``; ``ExpiredError`` if ``version`` is too old."""
         with _errors(f"watch {resource.plural}"):
-            events: Iterator[Any] = watch.Watch(return_type="object").stream(
+            stream: Any = watch.Watch(return_type="object").stream  # untyped, as above
+            for event in stream(
                 self._lister(resource),
                 label_selector=selector,
                 resource_version=version,
                 timeout_seconds=seconds,
                 _request_timeout=seconds + _WATCH_SLACK_SECONDS,
-            )
-            for event in events:
+            ):
                 if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                     yield event["object"]
 

@@ -1,4 +1,4 @@
-"""Runs the pods of Jobs as processes of this machine: what a cluster's Job controller and kubelet would do, in short."""
+"""Runs the pods of Jobs as processes of this machine: in short, what a Job controller and a kubelet would do."""
 
 from __future__ import annotations
 

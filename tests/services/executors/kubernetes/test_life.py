@@ -104,7 +104,7 @@ def test_a_drained_worker_goes_on_as_its_next_attempt(
     node: Kubelet, small_cluster: Cluster, store: Store, tmp_path: Path
 ) -> None:
     with served(small_cluster, store, tmp_path) as client:
-        name = client.ingestions.CreateIngestion(ingestion(1500)).name
+        name = client.ingestions.CreateIngestion(ingestion(600)).name
         wait(client, name, lambda job: job.state == JobStatus.RUNNING)
         node.drain(object_of(name))
         wait(client, name, lambda job: job.state == JobStatus.SUCCEEDED)
