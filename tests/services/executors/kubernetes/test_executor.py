@@ -303,21 +303,12 @@ def test_a_version_that_expired_is_listed_anew(
     opened(small_cluster, watch_seconds=600).submit(name)
     object_name, pod = start(small_cluster, store, name)
     until(lambda: ("watch", "jobs") in api.state.calls)
+    listings = api.state.calls.count(("list", "jobs"))
     small_cluster.end_container(pod, 137, "OOMKilled")
-    with api.state.changed:  # no watcher may see the failure before its version is forgotten
-        item = {**small_cluster_object(api, object_name), "status": {"conditions": [failed_condition()]}}
-        api.state.put("jobs", "MODIFIED", item)
-        api.state.version = api.state.forgotten = api.state.version + 1
-        api.state.history.clear()
+    api.forget_history()
+    until(lambda: api.state.calls.count(("list", "jobs")) > listings)
+    small_cluster.fail(object_name)
     ended(store, name, JobStatus.FAILED)
-
-
-def small_cluster_object(api: ApiServer, name: str) -> dict[str, Any]:
-    return dict(api.state.find("jobs", name))
-
-
-def failed_condition() -> dict[str, Any]:
-    return {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "a pod failed"}
 
 
 def test_a_cluster_that_does_not_answer_is_asked_again(
