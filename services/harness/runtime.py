@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 
 from rebus import tracing
 from rebus.errors import invalid
-from rebus.jobs import Executor, LocalExecutor, ResourceRequest, status
+from rebus.jobs import Executor, ResourceRequest, status
 from rebus.jobs.events import EventCursor
 from rebus.store import Store, documents, requests
 from rebus.v1.common_pb2 import JobEvent, JobStatus
+from services.executors import open_executor
 
 CACHE_ENV = "REBUS_CACHE"
 # A watcher asks for news after this long, and less and less often while there is none.
@@ -44,15 +45,15 @@ class Runtime:
     cache_dir: Path
 
     @classmethod
-    def open(cls, store_url: str) -> Runtime:
-        """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``)."""
+    def open(cls, store_url: str, executor: str = "local", executor_settings: Path | None = None) -> Runtime:
+        """Opens the store, a cache folder of this machine for it (below ``REBUS_CACHE``), and the named executor."""
         store = Store.open(store_url)
         if store.process_local:
             raise invalid("store", f"{store.url!r}: jobs run in processes of their own and would not see it")
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return cls(store, LocalExecutor(store, cache_dir), cache_dir)
+        return cls(store, open_executor(executor, store, cache_dir, executor_settings), cache_dir)
 
     def start_job(self, message: M, request: Message, resources: ResourceRequest | None = None) -> M:
         """Stores a new job and starts it; a repeated ``request`` returns the first one untouched.

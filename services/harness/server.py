@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from rebus import tracing
 from rebus.errors import RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
+from services.executors.choice import EXECUTOR_ENV, EXECUTORS, SETTINGS_ENV
 from services.harness.address import join
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
@@ -155,9 +156,25 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     parser.add_argument("--store", default=os.environ.get(STORE_ENV), help=f"store URL (default: ${STORE_ENV})")
     security.add_arguments(parser)
     add_arguments(parser)
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=os.environ.get(EXECUTOR_ENV) or EXECUTORS[0],
+        help=f"where jobs run (default: ${EXECUTOR_ENV}, or {EXECUTORS[0]})",
+    )
+    parser.add_argument(
+        "--executor-settings",
+        type=Path,
+        default=os.environ.get(SETTINGS_ENV),
+        help=f"YAML settings of the kubernetes executor (default: ${SETTINGS_ENV})",
+    )
     args = parser.parse_args(argv)
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
+    try:
+        runtime = Runtime.open(args.store, args.executor, args.executor_settings)
+    except RebusError as error:
+        parser.error(str(error))
     configure_logs(args.log_format)
     if args.audit_log:
         audit.write_to(Path(args.audit_log))
@@ -166,7 +183,7 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
         settings = security.from_arguments(args)
         telemetry = Telemetry(TelemetrySettings(metrics_port=args.metrics_port, metrics_host=args.host))
         address = join(args.host, args.port)
-        host = Host(load(names), Runtime.open(args.store), address=address, security=settings, telemetry=telemetry)
+        host = Host(load(names), runtime, address=address, security=settings, telemetry=telemetry)
         asyncio.run(host.serve())
     except RebusError as error:
         log.error("%s", error)
