@@ -24,9 +24,8 @@ from rebus.errors import (
     RebusError,
 )
 from rebus.jobs import ResourceRequest, exits, logs, status
-from rebus.jobs.hosts import Heartbeat
+from rebus.jobs.hosts import CLUSTER
 from rebus.jobs.kinds import collection_of
-from rebus.jobs.settings import JobSettings
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobExit, JobStatus, Resources
 from services.executors.kubernetes import outcome, record, workloads
@@ -71,10 +70,7 @@ class KubernetesExecutor:
         self._trace_context = trace_context
         self._selector = selector(store.url)
         self._queue = WorkQueue()
-        self._host = f"kubernetes-{settings.namespace}"
-        # Services of other machines that run jobs of this store themselves leave ours alone while they see it.
-        self._lease_seconds = JobSettings.from_environment().lease_seconds
-        self._heartbeat = Heartbeat(store, self._host, self._lease_seconds)
+        self._host = f"{CLUSTER}{settings.namespace}"
         self._collections: set[str] = set()
         self._traces: dict[str, Mapping[str, str]] = {}
         self._retries: dict[str, int] = {}
@@ -91,7 +87,7 @@ class KubernetesExecutor:
 
     @property
     def host(self) -> str:
-        """The same for all services that share the cluster's jobs."""
+        """The same for all services that share the cluster's jobs; executors of single machines leave them alone."""
         return self._host
 
     def plan(self, collection: str, asked: ResourceRequest | None) -> Resources:
@@ -144,20 +140,12 @@ class KubernetesExecutor:
                 return
             resources = [*(workload.resource for workload in workloads.in_use(self._settings)), PODS]
             self._threads = [threading.Thread(target=self._reconcile_all, name="rebus-kubernetes", daemon=True)]
-            self._threads.append(threading.Thread(target=self._beat, name="rebus-heartbeat", daemon=True))
             self._threads += [
                 threading.Thread(target=self._watch, args=(r,), name=f"rebus-{r.plural}", daemon=True)
                 for r in resources
             ]
         for thread in self._threads:
             thread.start()
-
-    def _beat(self) -> None:
-        while not self._closed.wait(self._lease_seconds / 6):
-            try:
-                self._heartbeat.beat()
-            except RebusError as error:
-                log.warning("no sign of life was written: %s", error)
 
     # What the cluster tells
 
