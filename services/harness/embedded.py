@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from services.harness.auth import Security
+from services.harness.limits import Limits
 from services.harness.runtime import Runtime
 from services.harness.server import NAMES, Host, load
 
@@ -15,13 +16,30 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def hosted(store_url: str, names: Iterable[str] = NAMES, *, security: Security | None = None) -> Iterator[str]:
+def hosted(
+    store_url: str,
+    names: Iterable[str] = NAMES,
+    *,
+    security: Security | None = None,
+    limits: Limits | None = None,
+) -> Iterator[str]:
     """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
+
+    def make() -> Host:
+        return Host(load(names), Runtime.open(store_url, limits), address="127.0.0.1:0", security=security)
+
+    with hosting(make) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def hosting(make: Callable[[], Host]) -> Iterator[str]:
+    """Runs the host that ``make`` returns in a thread and yields its endpoint; it stops when the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rebus-services", daemon=True)
     thread.start()
     try:
-        host = Host(load(names), Runtime.open(store_url), address="127.0.0.1:0", security=security)
+        host = make()
         port = asyncio.run_coroutine_threadsafe(host.start(), loop).result(START_SECONDS)
         try:
             yield f"127.0.0.1:{port}"

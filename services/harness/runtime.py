@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
+from rebus import cancellation
 from rebus.jobs import Executor, LocalExecutor, status
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobEvent
+from services.harness.limits import Limits
 
 CACHE_ENV = "REBUS_CACHE"
 WATCH_POLL_SECONDS = 0.2
+# Threads that library code runs in. Most of them wait for the store.
+WORK_THREADS = 32
+_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="rebus-work")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,15 +41,19 @@ class Runtime:
     store: Store
     executor: Executor
     cache_dir: Path
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
-    def open(cls, store_url: str) -> Runtime:
-        """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``)."""
+    def open(cls, store_url: str, limits: Limits | None = None) -> Runtime:
+        """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``).
+
+        Without ``limits``, they are the defaults with what ``REBUS_LIMITS`` sets.
+        """
         store = Store.open(store_url)
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return cls(store, LocalExecutor(store, cache_dir), cache_dir)
+        return cls(store, LocalExecutor(store, cache_dir), cache_dir, Limits.of(()) if limits is None else limits)
 
     def start_job(self, message: M, request_id: str) -> M:
         """Stores a new job and starts it; a repeated ``request_id`` returns the first one untouched."""
@@ -89,8 +100,24 @@ class Runtime:
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls blocking library code off the event loop."""
-    return await asyncio.to_thread(function, *args, **kwargs)
+    """Calls blocking library code off the event loop.
+
+    Work whose call has ended before its thread is free is not begun; work that runs when its call ends is told so
+    through ``rebus.cancellation``, and the call's place stays taken until it stops.
+    """
+    scope = cancellation.current()
+
+    def work() -> T:
+        scope.check()
+        return function(*args, **kwargs)
+
+    running = _threads.submit(contextvars.copy_context().run, work)
+    try:
+        return await asyncio.wrap_future(running)
+    except asyncio.CancelledError:
+        scope.cancel()
+        scope.abandon(running)
+        raise
 
 
 def _name(message: Message) -> str:

@@ -17,16 +17,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from rebus.errors import RebusError, UnavailableError
+from rebus.errors import InvalidArgumentError, RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
 from services.harness.address import join
+from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
+from services.harness.limits import LIMITS_ENV, Limits
 from services.harness.runtime import Runtime, run
 from services.harness.tls import server_credentials
 
 DEFAULT_PORT = 8080
-MAX_MESSAGE_BYTES = 64 << 20
+# A page of samples carries their images; requests have the smaller bound of ``Limits``.
+MAX_RESPONSE_BYTES = 64 << 20
 DRAIN_SECONDS = 10.0
 MIN_PING_MS = 10_000
 NAMES = ("ingest", "training", "retrieval", "generation", "evaluation")
@@ -69,10 +72,10 @@ class Host:
         self._security.check_address(self._address)
         access = self._security.access_control(roles.required_roles(self._names()))
         self._server = grpc.aio.server(
-            interceptors=[ServiceInterceptor(access)],
+            interceptors=[ServiceInterceptor(access, Admission(self._runtime.limits))],
             options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", self._runtime.limits.max_message_bytes),
+                ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
                 ("grpc.so_reuseport", 0),
                 # Clients ping every 30 s while they watch a job that may be silent for minutes.
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
@@ -135,15 +138,27 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     parser.add_argument("--store", default=os.environ.get(STORE_ENV), help=f"store URL (default: ${STORE_ENV})")
     security.add_arguments(parser)
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"another bound, e.g. calls.concurrent=16; repeatable (default: ${LIMITS_ENV}, then services/README.md)",
+    )
     args = parser.parse_args(argv)
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
+    try:
+        limits = Limits.of(args.limit)
+    except InvalidArgumentError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if args.audit_log:
         audit.write_to(Path(args.audit_log))
     try:
         settings = security.from_arguments(args)
-        host = Host(load(names), Runtime.open(args.store), address=join(args.host, args.port), security=settings)
+        runtime = Runtime.open(args.store, limits)
+        host = Host(load(names), runtime, address=join(args.host, args.port), security=settings)
         asyncio.run(host.serve())
     except RebusError as error:
         log.error("%s", error)

@@ -126,7 +126,8 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embeds texts and images. INVALID_ARGUMENT names an undecodable image; FAILED_PRECONDITION if the model does not embed.
+        """Embeds texts and images. INVALID_ARGUMENT names an undecodable image; FAILED_PRECONDITION if the model does not
+        embed; NOT_FOUND if the model or an uploaded image does not exist. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +135,7 @@ class RetrievalServiceServicer:
 
     def Search(self, request, context):
         """Finds the rows nearest to a text or an image. FAILED_PRECONDITION while the index is being built.
+        NOT_FOUND if the index or the uploaded image does not exist. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
