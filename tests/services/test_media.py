@@ -115,8 +115,8 @@ def test_gc_keeps_an_upload_for_its_grace_and_fsck_finds_a_flipped_byte(client: 
 
 
 def test_a_message_over_the_limit_is_refused(client: Client) -> None:
+    big = media_pb2.UploadMediaRequest(chunk=blob(5 << 20))
     with pytest.raises(grpc.RpcError) as caught:
-        big = media_pb2.UploadMediaRequest(chunk=blob(5 << 20))
         media_pb2_grpc.MediaServiceStub(client.channel).UploadMedia(iter([big]), timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
