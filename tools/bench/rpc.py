@@ -3,7 +3,7 @@ run.
 
 ``python -m tools.bench.rpc`` prints milliseconds and MB/s with their ratios, then one line of JSON. Each server is a
 process of its own. The harness runs all that it runs in production: admission, deadline, validation, scopes. The peer
-is a bare ``grpc.aio`` server; for uploads it only receives the chunks, while the harness hashes, stages and stores them.
+is a bare ``grpc.aio`` server; for uploads it only receives chunks, while the harness hashes, stages and stores them.
 Rounds of the two take turns, so that a busy moment meets both; medians are compared.
 """
 
