@@ -23,11 +23,12 @@ test: $(VENV)/.dev ## Runs the fast tests.
 test-slow: $(VENV)/.dev ## Runs the second tier: processes, an object store, whole pipelines.
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev ## Checks style, types, the floors' imports and the generated code.
+lint: $(VENV)/.dev ## Checks style, types, the floors' imports, the contract and what is generated from it.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tools.protos --check
+	$(BIN)/python -m tools.protos.buf
 	$(BIN)/pyright
 
 format: $(VENV)/.dev ## Formats the code.
@@ -37,7 +38,7 @@ format: $(VENV)/.dev ## Formats the code.
 bench: $(VENV)/.dev ## Measures against named peers, one script after another.
 	set -e; for script in tools/bench/*.py; do $(BIN)/python $$script; done
 
-protos: $(VENV)/.dev ## Generates libs/rebus/v1 from protos/.
+protos: $(VENV)/.dev ## Generates code, golden descriptor and reference from protos/.
 	$(BIN)/python -m tools.protos
 
 pipelines: $(VENV)/.dev ## Compiles the Kubeflow pipelines into pipelines/compiled/.
@@ -60,6 +61,6 @@ $(VENV)/.runtime: $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-assets-dev.txt
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev,otlp]'
 	$(INSTALL) --no-deps --requirement requirements-assets-dev.txt
 	@touch $@

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rebus import tracing
 from rebus.client import ENDPOINT_ENV, Credentials
 from rebus.errors import RebusError
 from rebus.status import error_class
@@ -62,7 +63,7 @@ def run(
     variables = {ENDPOINT_ENV: endpoint, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
         [sys.executable, "-m", "pipelines.local"],
-        env={**os.environ, **variables, **(credentials.variables() if credentials else {})},
+        env={**os.environ, **_trace(), **variables, **(credentials.variables() if credentials else {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -80,6 +81,11 @@ def run(
     if error is not None:
         raise error
     return json.loads(outputs.read_text())
+
+
+def _trace() -> dict[str, str]:
+    """The trace that all steps of a pipeline are part of: the caller's, if it is in one."""
+    return {tracing.ENVIRONMENT: os.environ.get(tracing.ENVIRONMENT) or tracing.new_traceparent()}
 
 
 def _follow(process: subprocess.Popen[str], log: Path, on_progress: Callable[[Progress], None]) -> RebusError | None:

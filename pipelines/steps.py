@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from pipelines.artifacts import score_key
 from pipelines.recipe_files import read_recipe
+from rebus import tracing
 from rebus.client import Client
 from rebus.config import digest
 from rebus.errors import NotFoundError, RebusError, invalid
@@ -33,7 +34,7 @@ Plain = Mapping[str, Any]
 def step(name: str) -> Iterator[tuple[Client, Callable[[JobEvent], None]]]:
     """A client (of ``REBUS_ENDPOINT``) and a progress printer; ends the process with one line on a known error."""
     try:
-        with Client() as client:
+        with tracing.process("rebus-pipelines", f"pipeline step {name}", root=True), Client() as client:
             yield client, _printer(name)
     except RebusError as error:
         raise SystemExit(f"[{name}] error: {error.reason}: {' '.join(str(error).split())}") from None

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rebus.store import Store
 from tools import seaweed
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("rebus", deadline=None)
+settings.load_profile("rebus")
 
 # Tests run models of a few thousand parameters, which a second thread only slows down. Children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,7 +51,13 @@ def s3_store(seaweed_variables: dict[str, str], tmp_path: Path, monkeypatch: pyt
     return Store.open(f"s3://{seaweed.BUCKET}/{tmp_path.name}-{os.getpid()}")
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture
+def memory_store(tmp_path: Path) -> Store:
+    """An empty store in this process's memory."""
+    return Store.open(f"memory://{tmp_path.name}-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["store", "memory_store", pytest.param("s3_store", marks=pytest.mark.slow)])
 def any_store(request: pytest.FixtureRequest) -> Store:
     """An empty store of each kind; tests that take it run once on each."""
-    return request.getfixturevalue("store" if request.param == "file" else "s3_store")
+    return request.getfixturevalue(request.param)

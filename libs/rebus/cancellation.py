@@ -63,13 +63,12 @@ class Scope:
         waiting[0].add_done_callback(lambda _: self.when_idle(release))
 
 
-NEVER = Scope()
-_current: ContextVar[Scope] = ContextVar("rebus_scope", default=NEVER)
+_current: ContextVar[Scope | None] = ContextVar("rebus_scope", default=None)
 
 
 def current() -> Scope:
-    """The scope of the call that this task or thread works for; one that never ends outside of calls."""
-    return _current.get()
+    """The scope of the call that this task or thread works for; outside of calls one of its own without an end."""
+    return _current.get() or Scope()
 
 
 def enter(scope: Scope) -> None:

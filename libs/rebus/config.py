@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,6 +19,8 @@ from rebus.errors import FieldViolation, InvalidArgumentError, invalid
 
 T = TypeVar("T")
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_NODES = 100_000
+MAX_YAML_DEPTH = 64
 MAX_BASE_DEPTH = 8
 
 
@@ -107,11 +110,43 @@ def parse_yaml(text: str, *, where: str = "recipe") -> dict[str, Any]:
     """Parses a YAML mapping; errors name ``where`` and the line."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date, a number too long, too deep
         raise invalid(where, f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise invalid(where, f"expected a mapping, found {type(values).__name__}")
+    _check_plain(values, where)
     return values
+
+
+def _check_plain(values: dict[str, Any], where: str) -> None:
+    """Refuses what has no canonical JSON, and what aliases make endless or huge: YAML lets 1 kB stand for gigabytes."""
+    pending: list[tuple[str, int, Any]] = [(where, 0, values)]
+    for _ in range(MAX_YAML_NODES):
+        if not pending:
+            return
+        path, depth, value = pending.pop()
+        if depth > MAX_YAML_DEPTH:
+            raise invalid(where, f"is nested more than {MAX_YAML_DEPTH} levels deep")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise invalid(path, "expected keys that are text")
+            pending += [(f"{path}.{key}", depth + 1, inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{path}[{index}]", depth + 1, inner) for index, inner in enumerate(value)]
+        elif not _is_scalar(value):
+            raise invalid(
+                path,
+                f"expected text, a truth value or a finite number of 64 bits, found another {type(value).__name__}",
+            )
+    raise invalid(where, f"holds more than {MAX_YAML_NODES} values, its aliases resolved")
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)  # half a pair has no UTF-8
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 64
+    return value is None or (isinstance(value, float) and math.isfinite(value))
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
 
     def _create(self, request: pb.CreateEvaluationRequest) -> pb.Evaluation:
         evaluation = evaluations.checked_evaluation(self._store, request.evaluation)
-        return self._runtime.start_job(evaluation, request.request_id)
+        return self._runtime.start_job(evaluation, request)
 
     async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> pb.Evaluation:
         return await run(documents.get, self._store, pb.Evaluation, request.name)
@@ -48,4 +48,4 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             yield event
 
     async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: Context) -> pb.Evaluation:
-        return await run(self._runtime.cancel_job, pb.Evaluation, request.name)
+        return await run(self._runtime.cancel_job, pb.Evaluation, request)

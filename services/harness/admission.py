@@ -164,3 +164,8 @@ class Admission:
             "watches": Places(self.limits.watches),
             "uploads": Places(self.limits.uploads),
         }
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait in all pools; any thread may ask."""
+        return sum(places.queued for places in self.pools.values())

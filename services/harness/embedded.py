@@ -11,6 +11,7 @@ from services.harness.auth import Security
 from services.harness.limits import Limits
 from services.harness.runtime import Runtime
 from services.harness.server import NAMES, Host, load
+from services.harness.telemetry import Telemetry
 
 START_SECONDS = 60.0
 
@@ -21,12 +22,18 @@ def hosted(
     names: Iterable[str] = NAMES,
     *,
     security: Security | None = None,
+    telemetry: Telemetry | None = None,
     limits: Limits | None = None,
+    runtime: Runtime | None = None,
 ) -> Iterator[str]:
-    """Runs the named services in a thread and yields their endpoint; they stop when the block ends."""
+    """Runs the named services in a thread and yields their endpoint; they stop when the block ends.
+
+    ``runtime`` takes the place of the store's usual one with ``limits``, e.g. for another executor.
+    """
 
     def make() -> Host:
-        return Host(load(names), Runtime.open(store_url, limits), address="127.0.0.1:0", security=security)
+        used = runtime or Runtime.open(store_url, limits)
+        return Host(load(names), used, address="127.0.0.1:0", security=security, telemetry=telemetry)
 
     with hosting(make) as endpoint:
         yield endpoint

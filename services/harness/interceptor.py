@@ -1,37 +1,43 @@
-"""The one interceptor: admits callers and calls, bounds their time, checks requests against the rules in the protos,
-writes the audit log, turns errors into rich statuses, logs calls."""
+"""The one interceptor: observes calls, admits callers and calls, bounds their time, checks requests against the rules
+in the protos, writes the audit log, turns errors into rich statuses, logs calls."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
 import protovalidate
-from google.protobuf.message import Message
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from rebus import cancellation
-from rebus.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, RebusError
+from rebus.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, RebusError, invalid
 from rebus.status import to_status
 from services.harness.admission import Admission
 from services.harness.auth import AccessControl, AuditLog
 from services.harness.policies import policy_of
+from services.harness.telemetry import Call, Calls, current_trace_id
+from services.harness.trailers import fitted
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
+# In place of a request that could not be parsed; ``validate`` refuses it.
+MALFORMED = any_pb2.Any(type_url="rebus.dev/malformed")
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Admits or refuses every call; wraps every unary, server-streaming and client-streaming method of ``rebus.v1``."""
 
-    def __init__(self, access: AccessControl, admission: Admission) -> None:
+    def __init__(self, access: AccessControl, admission: Admission, calls: Calls) -> None:
         self._access = access
         self._admission = admission
+        self._calls = calls
         self._audit = AuditLog(access)
         # Handlers are wrapped once a method, not once a call; only methods that exist get here.
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
@@ -44,20 +50,22 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
         handler = self._handlers.get(method) or await continuation(handler_call_details)
         if handler is None:
+            self._calls.unknown(method)
             return None
         metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
+        call = self._calls.begin(method, metadata)
         self._audit.begin(metadata)
         try:
             await self._access.admit(method, metadata)
         except Exception as error:
-            return self._refusal(method, error)
+            return self._refusal(method, call, error)
         if not method.startswith(_OWN_METHODS):
             return handler
         if method not in self._handlers:
-            self._handlers[method] = _Method(method, handler, self._admission, self._audit).handler()
+            self._handlers[method] = _Method(method, handler, self._admission, self._calls, self._audit).handler()
         return self._handlers[method]
 
-    def _refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
+    def _refusal(self, method: str, call: Call | None, error: Exception) -> grpc.RpcMethodHandler:
         """Ends the call before its request is read: nobody makes a server hold messages that it will not answer.
 
         Whatever the method's shape, a handler of streams does it; on the wire there is nothing but the status.
@@ -66,7 +74,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             self._audit.refused(method, error)
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            await _abort(method, context, error)
+            with call.within(context) if call is not None else nullcontext():
+                await _abort(method, context, error)
 
         return grpc.stream_stream_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
 
@@ -74,8 +83,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 class _Method:
     """One method with all that is known of it before a call comes."""
 
-    def __init__(self, name: str, handler: Any, admission: Admission, audit: AuditLog) -> None:
+    def __init__(self, name: str, handler: Any, admission: Admission, calls: Calls, audit: AuditLog) -> None:
         self._name = name
+        self._calls = calls
         self._audit = audit
         self._inner = handler
         self._policy = policy_of(name)
@@ -87,7 +97,7 @@ class _Method:
 
     def handler(self) -> grpc.RpcMethodHandler:
         """The handler that runs the method behind all checks."""
-        coding = (self._inner.request_deserializer, self._inner.response_serializer)
+        coding = (parser(self._inner), self._inner.response_serializer)
         # The stubs of grpc know no coroutine handlers.
         if self._unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._streaming, *coding)  # pyright: ignore[reportArgumentType]
@@ -106,13 +116,18 @@ class _Method:
         return await self._run(self._collect, requests, 0, context)
 
     async def _run(self, behaviour: Callable[..., Awaitable[Any]], request: Any, size: int, context: Any) -> Any:
+        """The call within its span and its metrics."""
+        with self._calls.current().within(context):
+            return await self._bounded(behaviour, request, size, context)
+
+    async def _bounded(self, behaviour: Callable[..., Awaitable[Any]], request: Any, size: int, context: Any) -> Any:
         """Admission, deadline, ``behaviour``; an error becomes the call's status."""
         started = time.monotonic()
         scope, timer = self._begin(context, started)
         principal = self._principal(context)
         try:
             try:
-                with self._audit.recorded(self._name, request) as answered:
+                with self._audit.recorded(self._name, request, changes=self._stream_unary is not None) as answered:
                     response = await self._admitted(behaviour, request, principal, size, scope, context)
                     if response is not None:
                         answered(response)
@@ -211,8 +226,22 @@ async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]
         yield request
 
 
+def parser(handler: Any) -> Callable[[bytes], Message]:
+    """The method's own parser, but ``MALFORMED`` for bytes that are no message: gRPC would answer UNKNOWN."""
+
+    def parse(data: bytes) -> Message:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return MALFORMED
+
+    return parse
+
+
 def validate(request: Message) -> None:
     """Raises ``InvalidArgumentError`` naming every field that breaks a rule in the proto."""
+    if request is MALFORMED:
+        raise invalid("request", "the bytes are no message of the method's request type")
     found = protovalidate.collect_violations(request)
     if found:
         violations = [_violation(v.proto) for v in found]
@@ -234,9 +263,11 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         return
     if not isinstance(error, RebusError):
-        trace_id = secrets.token_hex(8)
+        trace_id = current_trace_id()
         log.error("%s failed, trace id %s", method, trace_id, exc_info=error)
         error = RebusError(f"internal error, trace id {trace_id}", metadata={"trace_id": trace_id})
     else:
         log.info("%s %s: %s", method, error.reason, error)
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    status = rpc_status.to_status(fitted(to_status(error)))
+    context.set_code(status.code)  # aborting keeps it to itself, and telemetry asks for it
+    await context.abort_with_status(status)

@@ -43,7 +43,8 @@ class ModelCache(Generic[T]):
                     raise FailedPreconditionError(
                         f"{name} is a {version.architecture}; this call needs a {self._architecture}"
                     )
-                self._loaded[name] = self._load(manifests.fetch(store, name, self._runtime.cache_dir / "models"))
+                with manifests.fetch(store, name, self._runtime.cache_dir) as folder:
+                    self._loaded[name] = self._load(folder)
             self._loaded.move_to_end(name)
             while len(self._loaded) > CAPACITY:
                 self._loaded.popitem(last=False)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from rebus import tracing
 from rebus.errors import InvalidArgumentError, RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
 from services.harness.address import join
@@ -25,6 +26,9 @@ from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
 from services.harness.runtime import Runtime, run
+from services.harness.telemetry import Telemetry, TelemetrySettings
+from services.harness.telemetry.logs import configure_logs
+from services.harness.telemetry.telemetry import add_arguments
 from services.harness.tls import server_credentials
 
 DEFAULT_PORT = 8080
@@ -55,13 +59,21 @@ class Host:
     """One server that hosts some services; use ``start`` then ``stop``, or ``serve`` until a signal."""
 
     def __init__(
-        self, services: list[Service], runtime: Runtime, *, address: str, security: Security | None = None
+        self,
+        services: list[Service],
+        runtime: Runtime,
+        *,
+        address: str,
+        security: Security | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._services = services
         self._security = security or Security()
         self._runtime = runtime
         self._address = address
         self._health = HealthServicer()
+        self._serving = False
+        self.telemetry = telemetry or Telemetry()
         self.port = 0
 
     async def start(self) -> int:
@@ -71,8 +83,10 @@ class Host:
         """
         self._security.check_address(self._address)
         access = self._security.access_control(roles.required_roles(self._names()))
+        admission = Admission(self._runtime.limits)
+        self.telemetry.metrics.admission_queue_depth.set_function(lambda: admission.queued)
         self._server = grpc.aio.server(
-            interceptors=[ServiceInterceptor(access, Admission(self._runtime.limits))],
+            interceptors=[ServiceInterceptor(access, admission, self.telemetry.calls(self._names()))],
             options=[
                 ("grpc.max_receive_message_length", self._runtime.limits.max_message_bytes),
                 ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
@@ -93,6 +107,8 @@ class Host:
             self.port = self._bind()
         except RuntimeError as error:
             raise UnavailableError(f"cannot listen on {self._address}: {error}") from None
+        collections = [name for service in self._services for name in service.job_collections]
+        self.telemetry.start(self._runtime.store, collections, ready=lambda: self._serving)
         await self._server.start()
         for service in self._services:
             for collection in service.job_collections:
@@ -109,9 +125,13 @@ class Host:
         return self._server.add_secure_port(self._address, self._credentials)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
-        """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds."""
+        """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds.
+
+        No job starts from here on; those that run go on, unless this process is all that keeps its container up.
+        """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.stop(grace)
+        await asyncio.gather(self._server.stop(grace), run(self._runtime.executor.close))
+        await self.telemetry.stop()
 
     async def serve(self) -> None:
         """Runs until SIGTERM or SIGINT, then drains."""
@@ -124,6 +144,7 @@ class Host:
         await self.stop()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        self._serving = status == health_pb2.HealthCheckResponse.SERVING
         for name in ("", *self._names()):
             await self._health.set(name, status)
 
@@ -145,6 +166,7 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help=f"another bound, e.g. calls.concurrent=16; repeatable (default: ${LIMITS_ENV}, then services/README.md)",
     )
+    add_arguments(parser)
     args = parser.parse_args(argv)
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
@@ -152,15 +174,21 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
         limits = Limits.of(args.limit)
     except InvalidArgumentError as error:
         parser.error(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logs(args.log_format)
     if args.audit_log:
         audit.write_to(Path(args.audit_log))
+    exporting = tracing.configure("rebus-" + "-".join(names))
     try:
         settings = security.from_arguments(args)
+        telemetry = Telemetry(TelemetrySettings(metrics_port=args.metrics_port, metrics_host=args.host))
         runtime = Runtime.open(args.store, limits)
-        host = Host(load(names), runtime, address=join(args.host, args.port), security=settings)
+        address = join(args.host, args.port)
+        host = Host(load(names), runtime, address=address, security=settings, telemetry=telemetry)
         asyncio.run(host.serve())
     except RebusError as error:
         log.error("%s", error)
         return 1
+    finally:
+        if exporting:
+            tracing.flush()
     return 0

@@ -9,7 +9,7 @@ from google.protobuf import empty_pb2
 from rebus.data import dataset as datasets
 from rebus.data import jobs as data_jobs
 from rebus.errors import invalid
-from rebus.store import documents, media
+from rebus.store import documents, media, requests
 from rebus.v1 import dataset_pb2 as pb
 from rebus.v1 import dataset_pb2_grpc as pb_grpc
 from rebus.v1 import media_pb2, media_pb2_grpc
@@ -29,8 +29,13 @@ class DatasetServicer(pb_grpc.DatasetServiceServicer):
         self._store = runtime.store
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.Dataset:
-        name = f"datasets/{request.dataset_id}"
-        return await run(data_jobs.create_dataset, self._store, name, request.dataset.description, request.request_id)
+        return await run(self._create_dataset, request)
+
+    def _create_dataset(self, request: pb.CreateDatasetRequest) -> pb.Dataset:
+        dataset = pb.Dataset(name=f"datasets/{request.dataset_id}", description=request.dataset.description)
+        dataset.create_time.GetCurrentTime()
+        claim = requests.claim(self._store, request, dataset.name)
+        return documents.create(self._store, dataset, request_key=claim.key)
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.Dataset:
         return await run(documents.get, self._store, pb.Dataset, request.name)
@@ -46,7 +51,7 @@ class DatasetServicer(pb_grpc.DatasetServiceServicer):
         return pb.ListDatasetsResponse(datasets=items, next_page_token=token)
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:
-        await run(documents.delete, self._store, request.name)
+        await run(requests.delete, self._store, request)
         return empty_pb2.Empty()
 
     async def GetDatasetVersion(self, request: pb.GetDatasetVersionRequest, context: Context) -> pb.DatasetVersion:
@@ -89,8 +94,7 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
         return await run(self._create_ingestion, request)
 
     def _create_ingestion(self, request: pb.CreateIngestionRequest) -> pb.Ingestion:
-        data_jobs.validate_ingestion(request.ingestion)
-        return self._runtime.start_job(request.ingestion, request.request_id)
+        return self._runtime.start_job(data_jobs.checked_ingestion(request.ingestion), request)
 
     async def GetIngestion(self, request: pb.GetIngestionRequest, context: Context) -> pb.Ingestion:
         return await run(documents.get, self._store, pb.Ingestion, request.name)
@@ -114,14 +118,13 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
             yield event
 
     async def CancelIngestion(self, request: pb.CancelIngestionRequest, context: Context) -> pb.Ingestion:
-        return await run(self._runtime.cancel_job, pb.Ingestion, request.name)
+        return await run(self._runtime.cancel_job, pb.Ingestion, request)
 
     async def CreateCuration(self, request: pb.CreateCurationRequest, context: Context) -> pb.Curation:
         return await run(self._create_curation, request)
 
     def _create_curation(self, request: pb.CreateCurationRequest) -> pb.Curation:
-        data_jobs.validate_curation(self._store, request.curation)
-        return self._runtime.start_job(request.curation, request.request_id)
+        return self._runtime.start_job(data_jobs.checked_curation(self._store, request.curation), request)
 
     async def GetCuration(self, request: pb.GetCurationRequest, context: Context) -> pb.Curation:
         return await run(documents.get, self._store, pb.Curation, request.name)
@@ -135,7 +138,7 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
             yield event
 
     async def CancelCuration(self, request: pb.CancelCurationRequest, context: Context) -> pb.Curation:
-        return await run(self._runtime.cancel_job, pb.Curation, request.name)
+        return await run(self._runtime.cancel_job, pb.Curation, request)
 
 
 class MediaServicer(media_pb2_grpc.MediaServiceServicer):

@@ -12,7 +12,7 @@ from rebus.data.dataset import open_version
 from rebus.errors import InvalidArgumentError, invalid
 from rebus.retrieval import Embedder
 from rebus.retrieval import job as indexes
-from rebus.store import documents
+from rebus.store import documents, requests
 from rebus.v1 import common_pb2
 from rebus.v1 import retrieval_pb2 as pb
 from rebus.v1 import retrieval_pb2_grpc as pb_grpc
@@ -30,13 +30,13 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         self._runtime = runtime
         self._store = runtime.store
         self._models = ModelCache(runtime, "dual-encoder", Embedder.load)
-        self._indexes = indexes.IndexCache(self._store, runtime.cache_dir / "indexes")
+        self._indexes = indexes.IndexCache(self._store, runtime.cache_dir)
 
     async def CreateIndex(self, request: pb.CreateIndexRequest, context: Context) -> pb.Index:
         return await run(self._create, request)
 
     def _create(self, request: pb.CreateIndexRequest) -> pb.Index:
-        return self._runtime.start_job(indexes.checked_index(self._store, request.index), request.request_id)
+        return self._runtime.start_job(indexes.checked_index(self._store, request.index), request)
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Context) -> pb.Index:
         return await run(documents.get, self._store, pb.Index, request.name)
@@ -46,7 +46,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         return pb.ListIndexesResponse(indexes=items, next_page_token=token)
 
     async def DeleteIndex(self, request: pb.DeleteIndexRequest, context: Context) -> empty_pb2.Empty:
-        await run(documents.delete, self._store, request.name)
+        await run(requests.delete, self._store, request)
         return empty_pb2.Empty()
 
     async def WatchIndex(self, request: pb.WatchIndexRequest, context: Context) -> AsyncIterator[common_pb2.JobEvent]:
@@ -54,7 +54,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
             yield event
 
     async def CancelIndex(self, request: pb.CancelIndexRequest, context: Context) -> pb.Index:
-        return await run(self._runtime.cancel_job, pb.Index, request.name)
+        return await run(self._runtime.cancel_job, pb.Index, request)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         return await run(self._embed, request)

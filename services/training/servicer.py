@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from rebus.store import documents, lineage, model_versions
+from rebus.store import documents, lineage, model_versions, requests
 from rebus.training import runs
 from rebus.v1 import model_pb2 as models
 from rebus.v1 import model_pb2_grpc, training_pb2_grpc
@@ -24,7 +24,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         return await run(self._create_run, request)
 
     def _create_run(self, request: pb.CreateRunRequest) -> pb.Run:
-        return self._runtime.start_job(runs.checked_run(self._store, request.run), request.request_id)
+        run = runs.checked_run(self._store, request.run)
+        return self._runtime.start_job(run, request, runs.recipe_of(run).resources)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.Run:
         return await run(documents.get, self._store, pb.Run, request.name)
@@ -38,10 +39,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             yield event
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.Run:
-        return await run(self._runtime.cancel_job, pb.Run, request.name)
+        return await run(self._runtime.cancel_job, pb.Run, request)
 
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context) -> pb.Run:
-        return await run(self._runtime.resume_job, pb.Run, request.name)
+        return await run(self._runtime.resume_job, pb.Run, request)
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -53,7 +54,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def CreateModelVersion(
         self, request: models.CreateModelVersionRequest, context: Context
     ) -> models.ModelVersion:
-        return await run(model_versions.register, self._store, request.parent, request.run)
+        return await run(self._create_version, request)
+
+    def _create_version(self, request: models.CreateModelVersionRequest) -> models.ModelVersion:
+        requests.claim(self._store, request, request.parent)  # the run is what makes a repeat return the first result
+        return model_versions.register(self._store, request.parent, request.run)
 
     async def GetModel(self, request: models.GetModelRequest, context: Context) -> models.Model:
         return await run(documents.get, self._store, models.Model, request.name)
@@ -86,9 +91,16 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return models.ListModelVersionsResponse(model_versions=items, next_page_token=token)
 
     async def SetModelAlias(self, request: models.SetModelAliasRequest, context: Context) -> models.Model:
-        expected = request.expected_version if request.HasField("expected_version") else None
-        return await run(
-            model_versions.set_alias, self._store, request.name, request.alias, request.model_version, expected
+        return await run(self._set_alias, request)
+
+    def _set_alias(self, request: models.SetModelAliasRequest) -> models.Model:
+        return model_versions.set_alias(
+            self._store,
+            request.name,
+            request.alias,
+            request.model_version,
+            request.expected_version if request.HasField("expected_version") else None,
+            request_key=requests.claim(self._store, request, request.name).key,
         )
 
     async def GetLineage(self, request: models.GetLineageRequest, context: Context) -> models.Lineage:

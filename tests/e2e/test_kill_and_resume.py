@@ -17,7 +17,7 @@ from google.protobuf import struct_pb2
 from rebus.client import Client
 from rebus.config import load_yaml
 from rebus.errors import AbortedError
-from rebus.jobs.supervisor import process_path
+from rebus.jobs.processes import process_path
 from rebus.store import Store, manifests
 from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source
 from rebus.v1.training_pb2 import CreateRunRequest, ResumeRunRequest, Run

@@ -16,6 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from services.harness.telemetry.telemetry import METRICS_PORT_ENV
+
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 # The v1 schemas of the Gateway API's CRDs (Apache-2.0), descriptions and status dropped, unknown fields refused.
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
@@ -156,6 +158,26 @@ def test_only_the_service_without_jobs_has_replicas(path: str) -> None:
 def test_nothing_may_call_the_kubernetes_api(path: str) -> None:
     assert not of_kind(path, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
     assert all(a["automountServiceAccountToken"] is False for a in of_kind(path, "ServiceAccount").values())
+
+
+@pytest.mark.parametrize("path", RENDERED)
+def test_metrics_are_served_where_scrapers_are_told_and_let_in(path: str) -> None:
+    deployments = of_kind(path, "Deployment")
+    servers = {name: item for name, item in deployments.items() if name.startswith("rebus")}
+    assert servers
+    for item in servers.values():
+        template = item["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        (variable,) = (v for v in container["env"] if v["name"] == METRICS_PORT_ENV)
+        (port,) = (p["containerPort"] for p in container["ports"] if p["name"] == "metrics")
+        assert variable["value"] == template["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+        (policy,) = (
+            p
+            for p in of_kind(path, "NetworkPolicy").values()
+            if p["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        )
+        (rule,) = (r for r in policy["spec"]["ingress"] if {"port": port} in r["ports"])
+        assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"rebus.dev/monitoring": "true"}}}]
 
 
 def test_production_routes_every_grpc_service_to_the_deployment_that_answers_it() -> None:

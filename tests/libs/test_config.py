@@ -89,6 +89,29 @@ def test_yaml_that_is_no_plain_mapping_is_refused(text: str) -> None:
         parse_yaml(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ("a: 2001-01-01", "recipe.a", "found another date"),
+        ("a: {b: [1, .nan]}", "recipe.a.b[1]", "found another float"),
+        ("a: 0x" + "f" * 5000, "recipe.a", "found another int"),
+        ('a: "\\ud800"', "recipe.a", "found another str"),
+        ("a: {1: 2}", "recipe.a", "expected keys that are text"),
+        ("a: 2001-99-99", "recipe", "month must be in 1..12"),
+        ("a: 1" + "0" * 5000, "recipe", "not valid YAML"),
+        ("a: " + "[" * 1000, "recipe", "not valid YAML"),
+        ("a: &x [*x]", "recipe", "nested more than"),
+        ("a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n"
+         "d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]",
+         "recipe", "holds more than 100000 values"),
+    ],
+)  # fmt: skip
+def test_yaml_that_has_no_plain_form_is_refused(text: str, field: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        parse_yaml(text)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
 def test_digest_is_of_content_not_of_order_or_container() -> None:
     assert digest({"a": (1, 2), "b": Optimizer()}) == digest(
         {"b": {"betas": [0.9, 0.999], "learning_rate": 1e-3}, "a": [1, 2]}

@@ -168,12 +168,40 @@ def test_the_status_carries_details_for_any_client(channel: grpc.Channel) -> Non
     assert request.field_violations[0].field == "name"
 
 
+METHODS = ("/rebus.v1.TrainingService/GetRun", "/rebus.v1.TrainingService/WatchRun")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("data", [b"\x0a", b"\x00", b"\x0a\x04\xff\xfe\xc3\x28"], ids=["cut", "no tag", "no UTF-8"])
+def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel, method: str, data: bytes) -> None:
+    call = channel.unary_stream(method, None, bytes) if "Watch" in method else channel.unary_unary(method, None, bytes)
+    with pytest.raises(grpc.RpcError) as caught:
+        _consume(call(data))
+    assert _violated(caught.value) == ["request"]
+
+
+def test_an_error_too_long_for_trailers_keeps_its_code_and_its_first_fields(channel: grpc.Channel) -> None:
+    """Uncut, gRPC drops the status, and the caller sees neither the code nor a field."""
+    datasets = {f"{'é' * 2000}{number}": "nope" for number in range(60)}
+    run = training_pb2.Run(recipe="💥" * 9000, datasets=datasets)
+    with pytest.raises(grpc.RpcError) as caught:
+        training_pb2_grpc.TrainingServiceStub(channel).CreateRun(training_pb2.CreateRunRequest(run=run))
+    assert _violated(caught.value)[0].startswith("run.datasets[é")
+    assert caught.value.details().endswith("...")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_page_token_of_digits_that_are_no_number_is_refused(client: Client, store: Store) -> None:
+    documents.create(store, dataset_pb2.Ingestion(name="ingestions/x"))
+    with pytest.raises(InvalidArgumentError, match="page_token"):
+        client.ingestions.ListQuarantine(dataset_pb2.ListQuarantineRequest(parent="ingestions/x", page_token="²"))
+
+
 def test_an_unexpected_error_shows_only_an_id(client: Client, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     documents.create(store, training_pb2.Run(name="runs/x"))
     original = documents.TYPES["runs"]
     documents.TYPES["runs"] = None  # pyright: ignore[reportArgumentType]
     try:
-        with pytest.raises(RebusError, match=r"^internal error, trace id [0-9a-f]{16}$") as caught:
+        with pytest.raises(RebusError, match=r"^internal error, trace id [0-9a-f]{32}$") as caught:
             client.get("runs/x")
     finally:
         documents.TYPES["runs"] = original
@@ -210,6 +238,16 @@ def test_a_server_process_drains_on_sigterm(tmp_path: Path) -> None:
         assert process.wait(15) == 0
         assert time.monotonic() - started < 12  # the drain is bounded
     process.stderr.close()
+
+
+def _violated(error: grpc.RpcError) -> list[str]:
+    """The fields that an INVALID_ARGUMENT names."""
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # pyright: ignore[reportAttributeAccessIssue]
+    status = rpc_status.from_call(error)  # pyright: ignore[reportArgumentType]
+    assert status is not None
+    request = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(request) for detail in status.details)
+    return [violation.field for violation in request.field_violations]
 
 
 def _consume(response: object) -> None:

@@ -12,8 +12,8 @@ import pytest
 from google.protobuf import struct_pb2
 
 from rebus.client import Client
-from rebus.errors import AbortedError, FailedPreconditionError
-from rebus.jobs.supervisor import process_path
+from rebus.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
+from rebus.jobs.processes import process_path
 from rebus.store import Store
 from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source
@@ -127,3 +127,8 @@ def test_nothing_is_left_behind(client: Client, store: Store) -> None:
     path = process_path(Runtime.open(store.url).cache_dir, name)
     _until(lambda: not path.exists())
     _until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])])
+
+
+def test_a_store_that_jobs_would_not_see_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="store: 'memory://x': jobs run in processes of their own"):
+        Runtime.open("memory://x")

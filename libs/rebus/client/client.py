@@ -17,6 +17,7 @@ from rebus import cancellation
 from rebus.client.credentials import Bearer, Credentials
 from rebus.client.errors import translated
 from rebus.client.retries import RetryPolicy, call_with_retries, is_idempotent, is_transient
+from rebus.client.tracing import traced
 from rebus.client.uploads import opened, requests
 from rebus.errors import (
     CancelledError,
@@ -145,7 +146,7 @@ class Client:
             *_KEEPALIVE,
             *_RECONNECT,
         ]
-        self.channel = self.credentials.channel(self.endpoint, options)
+        self.channel = traced(self.credentials.channel(self.endpoint, options))
         self.datasets = self._stub(dataset_pb2_grpc.DatasetServiceStub)
         self.ingestions = self._stub(dataset_pb2_grpc.IngestionServiceStub)
         self.training = self._stub(training_pb2_grpc.TrainingServiceStub)

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from rebus import registry
-from rebus.config import digest
 from rebus.data.curation import judge_rows, publish
 from rebus.data.dataset import open_version, write_version
 from rebus.data.readers.base import Quarantined, Reader
 from rebus.data.sample import Sample
 from rebus.data.sources import build_reader, plain
 from rebus.data.versions import dataset_of
-from rebus.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, invalid
+from rebus.errors import InvalidArgumentError, NotFoundError, invalid
 from rebus.jobs.context import JobContext
 from rebus.store import Store, documents
-from rebus.store.sealed import seal, unseal
-from rebus.v1.dataset_pb2 import Curation, Dataset, DatasetVersion, Ingestion, QuarantinedSample
+from rebus.v1.dataset_pb2 import Curation, DatasetVersion, Ingestion, QuarantinedSample
 
 DEFAULT_MAX_BAD_SHARE = 0.1
 QUARANTINE = "quarantine.jsonl"
@@ -31,33 +29,8 @@ _REPORT_SECONDS = 1.0
 _REASONS_SHOWN = 3
 
 
-def create_dataset(store: Store, name: str, description: str = "", request_id: str = "") -> Dataset:
-    """A new, empty dataset; ``AlreadyExistsError`` if the name is taken, unless by this very ``request_id``."""
-    dataset = Dataset(name=name, description=description)
-    dataset.create_time.GetCurrentTime()
-    record = f"requests/{digest(['datasets', request_id])}.json"
-    repeated = bool(request_id) and not _claimed(store, record, name)
-    try:
-        return documents.create(store, dataset)
-    except AlreadyExistsError:
-        if repeated and unseal(store.get(record), record)["name"] == name:
-            return documents.get(store, Dataset, name)
-        if request_id and not repeated:
-            store.delete(record)  # the name was another caller's: a repeat must not look like a success
-        raise
-
-
-def _claimed(store: Store, record: str, name: str) -> bool:
-    """Records that a request makes ``name``; False if the record was there."""
-    try:
-        store.create(record, seal({"name": name}))
-    except AlreadyExistsError:
-        return False
-    return True
-
-
-def validate_ingestion(ingestion: Ingestion) -> None:
-    """Checks readers, settings and paths without reading a sample.
+def checked_ingestion(ingestion: Ingestion) -> Ingestion:
+    """A new ``Ingestion`` ready to be queued: readers, settings and paths are checked without reading a sample.
 
     Raises ``InvalidArgumentError`` or ``NotFoundError`` naming the field, e.g. ``ingestion.sources[0].uri``.
     """
@@ -65,10 +38,14 @@ def validate_ingestion(ingestion: Ingestion) -> None:
         raise invalid("ingestion.sources", "expected at least one source")
     for index, source in enumerate(ingestion.sources):
         build_reader(source, f"ingestion.sources[{index}]")
+    checked = Ingestion(dataset=ingestion.dataset, sources=ingestion.sources)
+    if ingestion.HasField("max_bad_share"):
+        checked.max_bad_share = ingestion.max_bad_share
+    return checked
 
 
-def validate_curation(store: Store, curation: Curation) -> None:
-    """Checks the version, the curators and their settings; errors as ``validate_ingestion``."""
+def checked_curation(store: Store, curation: Curation) -> Curation:
+    """A new ``Curation`` ready to be queued: version, curators and settings checked, as ``checked_ingestion`` does."""
     documents.get(store, DatasetVersion, curation.dataset_version)
     if not curation.curators:
         raise invalid("curation.curators", "expected at least one curator")
@@ -76,6 +53,7 @@ def validate_curation(store: Store, curation: Curation) -> None:
         field = f"curation.curators[{index}]"
         registry.get("curator", spec["name"], field=f"{field}.curator")
         registry.settings("curator", spec, field=f"{field}.settings")
+    return Curation(dataset_version=curation.dataset_version, curators=curation.curators)
 
 
 def read_quarantine(store: Store, name: str) -> list[QuarantinedSample]:
@@ -213,7 +191,9 @@ def _published(store: Store, dataset: str, producer: str) -> DatasetVersion | No
 
 
 def _curator_specs(curation: Curation) -> list[dict[str, Any]]:
-    return [{"name": spec.curator, **plain(spec.settings)} for spec in curation.curators]
+    fields = [f"curation.curators[{index}].settings" for index in range(len(curation.curators))]
+    specs = zip(curation.curators, fields, strict=True)
+    return [{**plain(spec.settings, field), "name": spec.curator} for spec, field in specs]
 
 
 def _line(item: Quarantined) -> bytes:

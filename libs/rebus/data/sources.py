@@ -29,15 +29,21 @@ def build_reader(source: Source, field: str) -> Reader:
     ``NotFoundError`` for a path that does not exist.
     """
     component = registry.get("reader", source.reader, field=f"{field}.reader")
-    config = configs.build(component.config, plain(source.settings), where=f"{field}.settings")
+    config = configs.build(component.config, plain(source.settings, f"{field}.settings"), where=f"{field}.settings")
     location = _location(source, isinstance(config, SourceSettings), f"{field}.uri")
     with _naming(field):
         return component.target(config, location)
 
 
-def plain(settings: Struct) -> dict[str, Any]:
-    """A ``Struct`` as plain values; whole numbers, which it can only hold as floats, become integers again."""
-    return {key: _whole(value) for key, value in json_format.MessageToDict(settings).items()}
+def plain(settings: Struct, field: str) -> dict[str, Any]:
+    """A ``Struct`` as plain values; whole numbers, which it can only hold as floats, become integers again.
+
+    ``InvalidArgumentError`` naming ``field`` for a number that is not finite, which JSON cannot hold.
+    """
+    try:
+        return {key: _whole(value) for key, value in json_format.MessageToDict(settings).items()}
+    except ValueError:
+        raise invalid(field, "holds a number that is not finite") from None
 
 
 def _whole(value: Any) -> Any:

@@ -74,8 +74,9 @@ def run(ctx: JobContext) -> None:
 def _evaluate(ctx: JobContext, evaluation: Evaluation, model: ModelVersion) -> Manifest:
     """Runs the benchmarks and publishes what they found."""
     ctx.progress(0.0, f"fetching {model.name}")
-    models = Models(manifests.fetch(ctx.store, model.name, ctx.cache_dir / "models"))
-    outcomes = [_run_benchmark(ctx, evaluation, models, at) for at in range(len(evaluation.benchmarks))]
+    with manifests.fetch(ctx.store, model.name, ctx.cache_dir) as folder:
+        models = Models(folder)
+        outcomes = [_run_benchmark(ctx, evaluation, models, at) for at in range(len(evaluation.benchmarks))]
     evaluation.model_digest, evaluation.code_revision = model.digest, code_revision()
     evaluation.benchmark_versions.update(_versions(evaluation))
     evaluation.scores.extend(score for outcome in outcomes for score in outcome.scores)

@@ -64,7 +64,7 @@ def predictions_from_parquet(data: bytes) -> list[Prediction]:
 def read_predictions(store: Store, name: str) -> list[Prediction]:
     """All predictions of evaluation ``name``; none while it has not published any."""
     try:
-        return predictions_from_parquet(store.get(f"{name}/{PREDICTIONS}"))
+        return predictions_from_parquet(manifests.read_part(store, name, PREDICTIONS))
     except NotFoundError:
         return []
 
@@ -76,4 +76,4 @@ def scores_to_json(scores: Sequence[Score]) -> bytes:
 
 def read_scores(store: Store, name: str) -> list[Score]:
     """The scores of a published evaluation."""
-    return [json_format.ParseDict(item, Score()) for item in json.loads(store.get(f"{name}/{SCORES}"))]
+    return [json_format.ParseDict(item, Score()) for item in json.loads(manifests.read_part(store, name, SCORES))]

@@ -2,5 +2,6 @@
 
 from rebus.jobs.context import JobContext
 from rebus.jobs.executor import Executor, LocalExecutor
+from rebus.jobs.resources import ResourceRequest
 
-__all__ = ["Executor", "JobContext", "LocalExecutor"]
+__all__ = ["Executor", "JobContext", "LocalExecutor", "ResourceRequest"]

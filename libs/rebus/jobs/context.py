@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from rebus.errors import CancelledError
 from rebus.jobs import status
-from rebus.jobs.events import EventLog
+from rebus.jobs.events import EventKind, EventLog
 from rebus.store import Store, documents
 
 M = TypeVar("M", bound=Message)
@@ -23,12 +23,15 @@ class JobContext:
     """Handed to a job's entry point.
 
     Events are written in groups, at most ``FLUSH_SECONDS`` late, so that a loop may emit as often as it likes.
+    With an ``attempt``, writes raise ``AbortedError`` once another attempt at the job has begun or it has ended: a
+    process that was given up for lost and comes back changes nothing.
     """
 
-    def __init__(self, store: Store, name: str, cache_dir: Path) -> None:
+    def __init__(self, store: Store, name: str, cache_dir: Path, *, attempt: int | None = None) -> None:
         self.store = store
         self.name = name
         self.cache_dir = cache_dir
+        self.attempt = attempt
         self._log = EventLog(store, name)
         self._pending: list[tuple[str, Mapping[str, Any]]] = []
         self._progress: tuple[float, str] | None = None
@@ -41,10 +44,16 @@ class JobContext:
 
     def update(self, cls: type[M], mutate: Callable[[M], None]) -> M:
         """Changes the job's resource by compare-and-swap."""
-        return documents.update(self.store, cls, self.name, mutate)
+
+        def guarded(document: M) -> None:
+            if self.attempt is not None:
+                status.require_attempt(self.name, status.job_of(document), self.attempt)
+            mutate(document)
+
+        return documents.update(self.store, cls, self.name, guarded)
 
     def emit(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Logs an event; ``values`` are JSON scalars, lists or mappings."""
+        """Logs an event of a kind of ``EventKind``; ``values`` are JSON scalars, lists or mappings."""
         self._pending.append((kind, values))
         self._flush_if_due()
 
@@ -73,8 +82,8 @@ class JobContext:
         if self._progress is not None:
             fraction, message = self._progress
             self._progress = None
-            status.set_progress(self.store, self.name, fraction, message)
-            pending.append(("progress", {"progress": fraction, "message": message}))
+            status.set_progress(self.store, self.name, fraction, message, attempt=self.attempt)
+            pending.append((EventKind.PROGRESS, {"progress": fraction, "message": message}))
         self._log.append(pending)
         self._flushed = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Which code does the work of which resource.
+"""Which code does the work of which resource, and how such work may be treated.
 
 The entry points are strings: jobs stand below the packages that hold the work, and starting a worker must not
 import more than its own.
@@ -8,28 +8,57 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rebus.errors import invalid
+from rebus.jobs.resources import ResourceRequest
 
-ENTRY_POINTS: dict[str, str] = {
-    "ingestions": "rebus.data.jobs:run_ingestion",
-    "curations": "rebus.data.jobs:run_curation",
-    "runs": "rebus.training.job:run",
-    "indexes": "rebus.retrieval.job:run",
-    "evaluations": "rebus.evaluation.job:run",
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of job."""
+
+    # ``module:function``, called with the job's ``JobContext``.
+    entry_point: str
+    # Whether an interrupted job goes on by itself. It must end with the same result, however often it begins again.
+    resumable: bool
+    # What such a job asks for unless its caller says otherwise.
+    resources: ResourceRequest
+
+
+KINDS: dict[str, Kind] = {
+    # Its sources lie outside the store and may have changed since: whether to read them again is the caller's to say.
+    "ingestions": Kind(
+        entry_point="rebus.data.jobs:run_ingestion", resumable=False, resources=ResourceRequest(memory_bytes=GIB // 2)
+    ),
+    "curations": Kind(
+        entry_point="rebus.data.jobs:run_curation", resumable=True, resources=ResourceRequest(memory_bytes=GIB // 2)
+    ),
+    "runs": Kind(entry_point="rebus.training.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)),
+    "indexes": Kind(entry_point="rebus.retrieval.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)),
+    "evaluations": Kind(
+        entry_point="rebus.evaluation.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)
+    ),
 }
 
 
 def collection_of(name: str) -> str:
     """``runs`` of ``runs/x``; ``InvalidArgumentError`` if resources of that name are no jobs."""
     collection, _, identifier = name.partition("/")
-    if collection not in ENTRY_POINTS or not identifier or "/" in identifier:
+    if collection not in KINDS or not identifier or "/" in identifier:
         raise invalid("name", f"{name!r} is not the name of a job")
     return collection
 
 
+def kind_of(name: str) -> Kind:
+    """The kind of the named job."""
+    return KINDS[collection_of(name)]
+
+
 def entry_point(name: str) -> Callable[[Any], None]:
     """The function that does the work of the named job."""
-    module, _, function = ENTRY_POINTS[collection_of(name)].partition(":")
+    module, _, function = kind_of(name).entry_point.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -60,7 +60,9 @@ def run(ctx: JobContext) -> None:
         manifest = manifests.read(ctx.store, ctx.name)
     except NotFoundError:
         manifest = _build(ctx, document)
-    header = configs.build(Header, configs.parse_yaml(ctx.store.get(f"{ctx.name}/{HEADER}").decode(), where=HEADER))
+    header = configs.build(
+        Header, configs.parse_yaml(manifests.read_part(ctx.store, ctx.name, HEADER).decode(), where=HEADER)
+    )
 
     def fill(index: Index) -> None:
         index.num_vectors, index.dimension, index.digest = header.num_vectors, header.dimension, manifest.digest
@@ -72,7 +74,8 @@ def run(ctx: JobContext) -> None:
 def _build(ctx: JobContext, document: Index) -> Manifest:
     reader = open_version(ctx.store, document.dataset_version)
     model = model_versions.get(ctx.store, document.model_version)
-    embedder = Embedder.load(manifests.fetch(ctx.store, model.name, ctx.cache_dir / "models"))
+    with manifests.fetch(ctx.store, model.name, ctx.cache_dir) as folder:
+        embedder = Embedder.load(folder)
     images = _Images(reader, document.split)
     if not len(images):
         raise invalid("index.split", f"{reader.version.name} has no images in split {document.split!r}")

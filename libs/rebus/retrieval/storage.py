@@ -59,14 +59,12 @@ class Header:
 def publish_index(store: Store, name: str, index: SearchIndex, algorithm: str) -> Manifest:
     """Writes the parts below ``name`` (``indexes/x``), then the manifest that makes them visible."""
     header = Header(algorithm=algorithm, dimension=index.dimension, num_vectors=index.num_vectors)
-    store.put(f"{name}/{HEADER}", configs.canonical_json(header))
-    with tempfile.TemporaryDirectory(prefix="rebus-index-") as folder:
-        vectors, rows = Path(folder) / VECTORS, Path(folder) / ROWS
-        faiss.write_index(index.faiss_index, str(vectors))
-        pq.write_table(pa.table({"row": index.rows, "sample_id": list(index.sample_ids)}), rows)
-        store.upload(vectors, f"{name}/{VECTORS}")
-        store.upload(rows, f"{name}/{ROWS}")
-    return manifests.publish(store, name, [HEADER, VECTORS, ROWS])
+    with tempfile.TemporaryDirectory(prefix="rebus-index-") as temporary:
+        folder = Path(temporary)
+        (folder / HEADER).write_bytes(configs.canonical_json(header))
+        faiss.write_index(index.faiss_index, str(folder / VECTORS))
+        pq.write_table(pa.table({"row": index.rows, "sample_id": list(index.sample_ids)}), folder / ROWS)
+        return manifests.publish_folder(store, name, folder)
 
 
 def open_index(store: Store, name: str, cache_dir: Path) -> SearchIndex:
@@ -78,7 +76,8 @@ def open_index(store: Store, name: str, cache_dir: Path) -> SearchIndex:
     size = sum(entry.size for entry in manifests.read(store, name).entries)
     if size > MAX_INDEX_BYTES:
         raise ResourceExhaustedError(f"{name} has {size} bytes, more than the limit of {MAX_INDEX_BYTES}")
-    return read_index(manifests.fetch(store, name, cache_dir), name)
+    with manifests.fetch(store, name, cache_dir) as folder:
+        return read_index(folder, name)
 
 
 def read_index(folder: Path, name: str) -> SearchIndex:

@@ -1,6 +1,7 @@
 """Resource documents: one sealed JSON object a resource, the resource's own proto message.
 
-``runs/x`` lives at ``runs/x/run.json``; its message type is known from the name's collection ids.
+``runs/x`` lives at ``runs/x/run.json``; its message type is known from the name's collection ids. Beside the
+message, the object keeps the keys of the requests that last changed it (see ``rebus.store.requests``).
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from rebus.errors import AbortedError, AlreadyExistsError, NotFoundError, invalid
 from rebus.store.objects import Store
+from rebus.store.paths import MANIFEST
 from rebus.store.sealed import seal, unseal
 from rebus.v1 import dataset_pb2, evaluation_pb2, model_pb2, retrieval_pb2, training_pb2
 
@@ -35,6 +38,9 @@ TYPES: dict[str, type[Message]] = {
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 _SWAP_ATTEMPTS = 64
+# Not the name of any proto field.
+_REQUESTS = "@requests"
+_REQUESTS_KEPT = 64
 
 
 def type_of(name: str) -> type[Message]:
@@ -45,15 +51,21 @@ def type_of(name: str) -> type[Message]:
     return TYPES[collections]
 
 
+def collection_of(cls: type[Message]) -> str:
+    """The collection of a message type: ``runs`` of ``Run``."""
+    return next(key for key, value in TYPES.items() if value is cls)
+
+
 def path_of(name: str) -> str:
     """Where a resource's document is stored."""
     snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type_of(name).DESCRIPTOR.name).lower()
     return f"{name}/{snake}.json"
 
 
-def encode(message: Message) -> bytes:
-    """A message as sealed canonical proto JSON."""
-    return seal(json_format.MessageToDict(message, preserving_proto_field_name=True))
+def encode(message: Message, requests: Sequence[str] = ()) -> bytes:
+    """A message as sealed canonical proto JSON, with the keys of the requests that changed it."""
+    content = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return seal({**content, _REQUESTS: list(requests)[-_REQUESTS_KEPT:]} if requests else content)
 
 
 def decode(data: bytes, cls: type[M], where: str) -> M:
@@ -61,33 +73,53 @@ def decode(data: bytes, cls: type[M], where: str) -> M:
     return json_format.ParseDict(unseal(data, where), cls(), ignore_unknown_fields=True)
 
 
-def create(store: Store, message: M) -> M:
-    """Stores a new resource under its ``name``; ``AlreadyExistsError`` if that is taken."""
+def create(store: Store, message: M, *, request_key: str = "") -> M:
+    """Stores a new resource under its ``name``; ``AlreadyExistsError`` if that is taken.
+
+    With a ``request_key``, a resource that this very request created is returned as it is now.
+    """
     name = _name(message)
     try:
-        store.create(path_of(name), encode(message))
+        store.create(path_of(name), encode(message, _keys(request_key)))
+        return message
     except AlreadyExistsError:
+        if request_key:
+            stored = _read(store, type(message), name)
+            if request_key in stored.requests:
+                return stored.message
         raise AlreadyExistsError(f"{name} exists", metadata={"name": name}) from None
-    return message
 
 
 def get(store: Store, cls: type[M], name: str) -> M:
     """The resource of that name; ``NotFoundError`` if there is none."""
-    return _get_tagged(store, cls, name)[0]
+    return _read(store, cls, name).message
 
 
 def update(store: Store, cls: type[M], name: str, mutate: Callable[[M], None]) -> M:
     """Changes a resource by compare-and-swap: ``mutate`` edits a fresh copy and runs again if another writer won."""
+    return update_once(store, cls, name, mutate, request_key="")[0]
+
+
+def update_once(
+    store: Store, cls: type[M], name: str, mutate: Callable[[M], None], *, request_key: str
+) -> tuple[M, bool]:
+    """``update``, but a resource that the request of this key has changed before is returned as it is now.
+
+    The second value tells whether this call made the change. An empty key stands for no request.
+    """
     for _ in range(_SWAP_ATTEMPTS):
-        message, tag = _get_tagged(store, cls, name)
-        before = encode(message)
+        stored = _read(store, cls, name)
+        message = stored.message
+        if request_key and request_key in stored.requests:
+            return message, False
+        before = encode(message, stored.requests)
         mutate(message)
-        after = encode(message)
+        after = encode(message, [*stored.requests, *_keys(request_key)])
         if after == before:
-            return message
+            return message, True
         try:
-            store.swap(path_of(name), after, tag)
-            return message
+            store.swap(path_of(name), after, stored.tag)
+            return message, True
         except AbortedError:
             continue
     raise AbortedError(f"{name}: other writers won {_SWAP_ATTEMPTS} times in a row; try again")
@@ -96,12 +128,16 @@ def update(store: Store, cls: type[M], name: str, mutate: Callable[[M], None]) -
 def delete(store: Store, name: str) -> None:
     """Removes a resource with all that lies below it; ``NotFoundError`` if there is none.
 
-    The document goes first, so that a reader never finds a resource whose parts are half gone.
+    The document goes first, so that a reader never finds a resource whose parts are half gone; the manifests next, so
+    that whatever a kill leaves behind is referred to by nothing and gc removes it.
     """
     path = path_of(name)
     if not store.exists(path):
         raise NotFoundError(f"no {name}", metadata={"name": name})
     store.delete(path)
+    for info in store.scan(name):
+        if info.path.endswith(f"/{MANIFEST}"):
+            store.delete(info.path)
     store.delete_prefix(name)
 
 
@@ -162,13 +198,28 @@ def _start(ids: list[str], page_token: str) -> int:
         raise invalid("page_token", "not a token of this listing; start again without one") from None
 
 
-def _get_tagged(store: Store, cls: type[M], name: str) -> tuple[M, str]:
+@dataclass(frozen=True)
+class _Stored(Generic[M]):
+    """A document as it was read: the message, the keys of its requests, and the tag that a swap compares."""
+
+    message: M
+    requests: list[str]
+    tag: str
+
+
+def _read(store: Store, cls: type[M], name: str) -> _Stored[M]:
     path = path_of(name)
     try:
         data, tag = store.get_tagged(path)
     except NotFoundError:
         raise NotFoundError(f"no {name}", metadata={"name": name}) from None
-    return decode(data, cls, path), tag
+    content = unseal(data, path)
+    requests = content.pop(_REQUESTS, [])
+    return _Stored(json_format.ParseDict(content, cls(), ignore_unknown_fields=True), requests, tag)
+
+
+def _keys(request_key: str) -> list[str]:
+    return [request_key] if request_key else []
 
 
 def _name(message: Message) -> str:

@@ -13,16 +13,23 @@ from rebus.config import digest, parse_yaml
 from rebus.errors import DataLossError, NotFoundError, RebusError
 from rebus.store import documents, manifests, media
 from rebus.store.objects import ObjectInfo, Store
+from rebus.store.paths import is_staged
 from rebus.store.sealed import unseal
 from rebus.v1.common_pb2 import JobStatus
-from rebus.v1.dataset_pb2 import DatasetVersion
+from rebus.v1.dataset_pb2 import Dataset, DatasetVersion
 from rebus.v1.evaluation_pb2 import Evaluation
 from rebus.v1.model_pb2 import Model, ModelVersion
 from rebus.v1.retrieval_pb2 import Index
 from rebus.v1.training_pb2 import Run
 
 DEFAULT_GRACE = timedelta(hours=24)
-_SEALED = re.compile(r"(^requests/.*|/events/\d+|/manifest|/claim)\.json$")
+# How far the clocks of the services' machines and that of the store may lie apart.
+CLOCK_SKEW = timedelta(minutes=15)
+# The jobs are looked at again after this many removals.
+_RECHECK_EVERY = 100
+_SEALED = re.compile(r"(^(requests|leases|active)/.*|/events/\d+|/manifest|/claim)\.json$")
+_EVENTS = re.compile(r"^(.+)/events/\d+\.json$")
+_UNSEALED = re.compile(r"/(quarantine\.jsonl|logs/\d+\.txt)$")
 # Lance's own records of its commits: small, and read by Lance itself even where no version of ours needs them.
 _LANCE_METADATA = re.compile(r"/data\.lance/_(versions|transactions|refs)/")
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -38,11 +45,11 @@ class Problem:
 
 def fsck(store: Store, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
     """Reads everything and lists what was altered, is missing, or contradicts what refers to it."""
-    infos = list(store.list())
+    paths = [info.path for info in store.scan()]
     problems: list[Problem] = []
-    for done, info in enumerate(infos, start=1):
-        problems += _check_object(store, info.path)
-        on_progress(done, len(infos))
+    for done, path in enumerate(paths, start=1):
+        problems += _check_object(store, path)
+        on_progress(done, len(paths))
     return sorted(set(problems), key=lambda problem: problem.path)
 
 
@@ -57,6 +64,8 @@ def _check_object(store: Store, path: str) -> list[Problem]:
             unseal(store.get(path), path)
         if path.startswith(f"{media.COLLECTION}/"):
             media.read(store, path)
+    except NotFoundError:
+        return []  # removed since it was listed
     except DataLossError as error:
         return [Problem(path, str(error))]
     return []
@@ -100,6 +109,10 @@ def _contradictions(store: Store, document: Message) -> Iterator[str]:
             yield from _refers(store, DatasetVersion, share.dataset_version, share.dataset_digest)
     if isinstance(document, Evaluation) and document.model_digest:
         yield from _refers(store, ModelVersion, document.model_version, document.model_digest)
+    if isinstance(document, Dataset | Model):
+        latest = document.latest_version
+        if latest and not store.exists(documents.path_of(latest)):
+            yield f"its latest version dangles: no {latest}"
     if isinstance(document, Model):
         for alias, version in document.aliases.items():
             if not store.exists(documents.path_of(version)):
@@ -135,33 +148,88 @@ def garbage(store: Store, *, grace: timedelta = DEFAULT_GRACE, now: datetime | N
     """Objects that no document, manifest or log accounts for and that are older than ``grace``.
 
     Nothing written since the oldest job still active was accepted counts: that job may be about to refer to it.
+    ``DataLossError`` if a document or a manifest cannot be read, since what it refers to is then unknown.
     """
-    cutoff = (now or datetime.now(UTC)) - grace
-    infos = list(store.list())
-    kept: set[str] = set()
-    for info in infos:
-        name = _document_name(info.path)
-        if name is not None:
-            cutoff = min(cutoff, _active_since(store, name) or cutoff)
-        if name is not None or _SEALED.search(info.path) or info.path.endswith(("/log.txt", "/quarantine.jsonl")):
-            kept.add(info.path)
+    # In this order: a job that ends and publishes in between is still protected by having been seen active.
+    cutoff = min((now or datetime.now(UTC)) - grace, _oldest_active(store))
+    old: dict[str, ObjectInfo] = {}
+    manifested: list[str] = []
+    resources: set[str | None] = set()
+    for info in store.scan():
+        resources.add(_document_name(info.path))
         if info.path.endswith(f"/{manifests.MANIFEST}"):
-            folder = info.path.removesuffix(f"/{manifests.MANIFEST}")
-            base = _base(folder)
-            kept.update(f"{base}/{entry.path}" for entry in manifests.read(store, folder).entries)
-    return [i for i in infos if i.path not in kept and i.last_modified < cutoff and not _LANCE_METADATA.search(i.path)]
+            manifested.append(info.path.removesuffix(f"/{manifests.MANIFEST}"))
+        elif info.last_modified < cutoff and not _accounts_for_itself(info.path):
+            old[info.path] = info
+    for folder in manifested:
+        for path in _parts_of(store, folder):
+            old.pop(path, None)
+    for path in [path for path in old if _job_of_events(path) in resources]:
+        del old[path]
+    return [*old.values(), *(info for info in store.staged() if info.last_modified < cutoff)]
 
 
-def _active_since(store: Store, name: str) -> datetime | None:
-    document = documents.get(store, documents.type_of(name), name)
-    job: JobStatus | None = getattr(document, "job", None)
-    if job is None or job.state in _ENDED:
+def _accounts_for_itself(path: str) -> bool:
+    if _EVENTS.search(path):
+        return False  # a log goes with its job
+    kept = _SEALED.search(path) or _UNSEALED.search(path) or _LANCE_METADATA.search(path)
+    return bool(kept) or _document_name(path) is not None
+
+
+def _job_of_events(path: str) -> str:
+    found = _EVENTS.search(path)
+    return found[1] if found else ""
+
+
+def _parts_of(store: Store, folder: str) -> list[str]:
+    try:
+        entries = manifests.read(store, folder).entries
+    except NotFoundError:  # removed since it was listed
+        return []
+    base = _base(folder)
+    return [f"{base}/{entry.path}" for entry in entries]
+
+
+def _oldest_active(store: Store) -> datetime:
+    """Since when jobs that have not ended may have written, by the clock of any machine; never, if there are none."""
+    active = [datetime.max.replace(tzinfo=UTC)]
+    for cls in documents.TYPES.values():
+        if "job" in cls.DESCRIPTOR.fields_by_name:
+            active += [since for document in documents.list_all(store, cls) if (since := _active_since(document))]
+    return min(active)
+
+
+def _active_since(document: Message) -> datetime | None:
+    job: JobStatus = document.job  # pyright: ignore[reportAttributeAccessIssue]
+    if job.state in _ENDED:
         return None
-    return job.create_time.ToDatetime(tzinfo=UTC)
+    return job.create_time.ToDatetime(tzinfo=UTC) - CLOCK_SKEW
 
 
 def collect(store: Store, infos: list[ObjectInfo]) -> int:
-    """Removes what ``garbage`` found; the bytes that were freed."""
-    for info in infos:
-        store.delete(info.path)
-    return sum(info.size for info in infos)
+    """Removes what ``garbage`` found, and returns the bytes that were freed.
+
+    Every object is looked at again before it goes. One that was written anew since is kept, and so is one that a job
+    may use which was put back into the queue since.
+    """
+    since = _oldest_active(store)
+    freed = 0
+    for number, info in enumerate(infos):
+        if number and number % _RECHECK_EVERY == 0:
+            since = _oldest_active(store)
+        if info.last_modified < since and _remove(store, info):
+            freed += info.size
+    return freed
+
+
+def _remove(store: Store, info: ObjectInfo) -> bool:
+    if is_staged(info.path):
+        store.remove_staged(info.path)
+        return True
+    try:
+        if store.info(info.path) != info:
+            return False
+    except NotFoundError:
+        return False
+    store.delete(info.path)
+    return True

@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rebus.config import digest
 from rebus.errors import DataLossError, NotFoundError
+from rebus.store.cache import CachedObject, LocalCache
 from rebus.store.documents import decode, encode
 from rebus.store.objects import Store
+from rebus.store.paths import MANIFEST, checked
 from rebus.v1.common_pb2 import Manifest, ManifestEntry
 
-MANIFEST = "manifest.json"
+# The folder of fetched objects below a machine's cache folder.
+CACHE = "objects"
 
 
-def publish(store: Store, folder: str, paths: Sequence[str] | None = None, *, base: str | None = None) -> Manifest:
+def publish(
+    store: Store,
+    folder: str,
+    paths: Sequence[str] | None = None,
+    *,
+    base: str | None = None,
+    expected: Mapping[str, str] | None = None,
+) -> Manifest:
     """Makes the objects below ``base`` (default: ``folder``) visible as one resource.
 
     ``paths`` are relative to ``base``; without them, all objects below it count. Every object is read back and
-    hashed, then ``folder/manifest.json`` is created: ``AlreadyExistsError`` if there is one.
+    hashed, then ``folder/manifest.json`` is created: ``AlreadyExistsError`` if there is one. ``DataLossError`` if an
+    object's SHA-256 is not the one ``expected`` has for its path: damage on the way must not be blessed by a digest.
     """
     base = base or folder
     if paths is None:
-        paths = [i.path.removeprefix(f"{base}/") for i in store.list(base) if not i.path.endswith(f"/{MANIFEST}")]
+        paths = [i.path.removeprefix(f"{base}/") for i in store.scan(base) if not i.path.endswith(f"/{MANIFEST}")]
     manifest = Manifest(entries=[_hash(store, base, path) for path in sorted(set(paths))])
+    for entry in manifest.entries:
+        if expected is not None and expected.get(entry.path) != entry.sha256:
+            raise _altered(f"{base}/{entry.path}")
     manifest.digest = content_digest(manifest)
     manifest.create_time.GetCurrentTime()
     store.create(f"{folder}/{MANIFEST}", encode(manifest))
     return manifest
+
+
+def publish_folder(store: Store, name: str, source: Path) -> Manifest:
+    """Uploads a local folder's files and publishes them as ``name``; ``DataLossError`` if any arrived altered."""
+    expected: dict[str, str] = {}
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        path = file.relative_to(source).as_posix()
+        with file.open("rb") as opened:
+            expected[path] = hashlib.file_digest(opened, "sha256").hexdigest()
+        store.upload(file, f"{name}/{path}")
+    return publish(store, name, list(expected), expected=expected)
+
+
+def publish_copy(store: Store, source: str, part: str, target: str) -> Manifest:
+    """Copies what a published folder ``source`` holds below ``part`` and publishes it as ``target``.
+
+    ``DataLossError`` if a copy is not what the source's manifest says.
+    """
+    prefix = f"{part}/"
+    entries = [entry for entry in read(store, source).entries if entry.path.startswith(prefix)]
+    expected = {entry.path.removeprefix(prefix): entry.sha256 for entry in entries}
+    for path in expected:
+        store.copy(f"{source}/{prefix}{path}", f"{target}/{path}")
+    return publish(store, target, list(expected), expected=expected)
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -66,29 +103,47 @@ def verify(store: Store, folder: str, *, base: str | None = None) -> list[str]:
     return problems
 
 
-def fetch(store: Store, folder: str, cache_dir: Path) -> Path:
-    """A local, verified copy of a published folder, kept below ``cache_dir`` by content digest.
+def read_part(store: Store, folder: str, path: str) -> bytes:
+    """One object of a published folder, whole and verified.
 
-    Safe under concurrent callers: the copy is renamed into place whole. Raises ``DataLossError`` if a byte differs.
+    ``NotFoundError`` if the folder is not published or has no such part, ``DataLossError`` naming the object if its
+    bytes are not those that were published.
     """
-    manifest = read(store, folder)
-    target = cache_dir / manifest.digest
-    if target.is_dir():
-        return target
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".fetch-"))
+    entry = next((entry for entry in read(store, folder).entries if entry.path == path), None)
+    if entry is None:
+        raise NotFoundError(f"{folder} has no part {path}", metadata={"path": f"{folder}/{path}"})
     try:
-        for entry in manifest.entries:
-            if store.download(f"{folder}/{entry.path}", temporary / entry.path) != entry.sha256:
-                raise DataLossError(f"{folder}/{entry.path}: stored bytes were altered")
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+        data = store.get(f"{folder}/{path}")
+    except NotFoundError:
+        raise DataLossError(f"{folder}/{path}: missing", metadata={"path": f"{folder}/{path}"}) from None
+    if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise _altered(f"{folder}/{path}")
+    return data
+
+
+@contextmanager
+def fetch(store: Store, folder: str, cache_dir: Path) -> Iterator[Path]:
+    """A local, verified copy of a published folder, through the cache of ``cache_dir``; it stays until the block ends.
+
+    ``NotFoundError`` if it is not published, ``DataLossError`` naming the object if one is missing or altered.
+    """
+    wanted = [
+        CachedObject(name=f"{folder}/{checked(e.path)}", path=e.path, size=e.size, sha256=e.sha256)
+        for e in read(store, folder).entries
+    ]
+    with LocalCache(cache_dir / CACHE).folder(wanted, lambda name: _chunks(store, name)) as copy:
+        yield copy
+
+
+def _chunks(store: Store, name: str) -> Iterator[bytes]:
+    try:
+        yield from store.chunks(name)
+    except NotFoundError:
+        raise DataLossError(f"{name}: missing", metadata={"path": name}) from None
+
+
+def _altered(name: str) -> DataLossError:
+    return DataLossError(f"{name}: stored bytes were altered", metadata={"path": name})
 
 
 def _hash(store: Store, base: str, path: str) -> ManifestEntry:

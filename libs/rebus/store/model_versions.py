@@ -8,8 +8,8 @@ import math
 from rebus.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, NotFoundError, invalid
 from rebus.store import documents, manifests
 from rebus.store.objects import Store
-from rebus.store.sealed import seal
-from rebus.v1.common_pb2 import JobStatus
+from rebus.store.sealed import seal, unseal
+from rebus.v1.common_pb2 import JobStatus, Manifest
 from rebus.v1.model_pb2 import Model, ModelVersion
 from rebus.v1.training_pb2 import Run
 
@@ -25,7 +25,9 @@ _MAX_HEADER_BYTES = 16 << 20
 def register(store: Store, model: str, run_name: str) -> ModelVersion:
     """Makes the last checkpoint of a run the next version of ``model``, or returns the version it already is.
 
-    Raises ``NotFoundError`` for a missing run and ``FailedPreconditionError`` for one that has not succeeded.
+    One version a run, also where two callers register it at once or an earlier one died half-way: the later one
+    finishes the number that the earlier one took. Raises ``NotFoundError`` for a missing run and
+    ``FailedPreconditionError`` for one that has not succeeded.
     """
     run = documents.get(store, Run, run_name)
     if run.job.state != JobStatus.SUCCEEDED or not run.checkpoint:
@@ -41,10 +43,11 @@ def register(store: Store, model: str, run_name: str) -> ModelVersion:
     source = f"{run.checkpoint}/{CHECKPOINT_MODEL}"
     version = _describe(store, source, run)  # before a number is taken, since it may refuse
     name = version.name = _claim(store, model, run_name)
-    for info in list(store.list(source)):
-        store.copy(info.path, f"{name}/{info.path.removeprefix(f'{source}/')}")
-    version.digest = manifests.publish(store, name).digest
-    documents.create(store, version)
+    version.digest = _published(store, run.checkpoint, name).digest
+    try:
+        documents.create(store, version)
+    except AlreadyExistsError:
+        version = documents.get(store, ModelVersion, name)
     documents.update(store, Model, model, lambda document: _advance(document, name))
     return version
 
@@ -66,8 +69,13 @@ def resolve(store: Store, name: str) -> str:
     return aliases[last]
 
 
-def set_alias(store: Store, model: str, alias: str, version: str, expected: str | None = None) -> Model:
-    """Points an alias at a version; with ``expected``, only if it points there now (``""``: nowhere)."""
+def set_alias(
+    store: Store, model: str, alias: str, version: str, expected: str | None = None, *, request_key: str = ""
+) -> Model:
+    """Points an alias at a version, once a ``request_key``; with ``expected``, only if it points there now.
+
+    An ``expected`` of ``""`` means nowhere.
+    """
     if not version.startswith(f"{model}/versions/"):
         raise invalid("model_version", f"expected a version of {model}, found {version!r}")
     documents.get(store, ModelVersion, version)
@@ -78,7 +86,7 @@ def set_alias(store: Store, model: str, alias: str, version: str, expected: str 
             raise AbortedError(f"{model}: {alias} points at {current or 'nothing'}, not at {expected or 'nothing'}")
         document.aliases[alias] = version
 
-    return documents.update(store, Model, model, mutate)
+    return documents.update_once(store, Model, model, mutate, request_key=request_key)[0]
 
 
 def _ensure_model(store: Store, name: str) -> None:
@@ -91,16 +99,36 @@ def _ensure_model(store: Store, name: str) -> None:
 
 
 def _claim(store: Store, model: str, run_name: str) -> str:
-    """Takes the next number; a version that was never finished keeps its number and stays invisible."""
+    """Takes the next number, or the one that this run has; a version that was never finished stays invisible."""
     for _ in range(_CLAIM_ATTEMPTS):
-        number = max((int(f) for f in store.folders(f"{model}/versions") if f.isdigit()), default=0) + 1
-        name = f"{model}/versions/{number}"
+        taken = sorted(int(f) for f in store.folders(f"{model}/versions") if f.isdigit())
+        for number in taken:
+            if _claimant(store, f"{model}/versions/{number}") == run_name:
+                return f"{model}/versions/{number}"
+        name = f"{model}/versions/{(taken or [0])[-1] + 1}"
         try:
             store.create(f"{name}/{CLAIM}", seal({"run": run_name}))
             return name
         except AlreadyExistsError:
             continue
     raise AbortedError(f"{model}: other writers took {_CLAIM_ATTEMPTS} numbers in a row; try again")
+
+
+def _claimant(store: Store, version: str) -> str:
+    """The run that a number was taken for; empty for one that was not taken by a claim."""
+    path = f"{version}/{CLAIM}"
+    try:
+        return unseal(store.get(path), path)["run"]
+    except NotFoundError:
+        return ""
+
+
+def _published(store: Store, checkpoint: str, name: str) -> Manifest:
+    """Copies and publishes the checkpoint's model; of two callers the second finds the first one's manifest."""
+    try:
+        return manifests.publish_copy(store, checkpoint, CHECKPOINT_MODEL, name)
+    except AlreadyExistsError:
+        return manifests.read(store, name)
 
 
 def _describe(store: Store, folder: str, run: Run) -> ModelVersion:

@@ -1,39 +1,34 @@
-"""Objects: atomic writes, create-if-absent, compare-and-swap, listing, over a folder or any S3."""
+"""Objects: atomic writes, create-if-absent, compare-and-swap, listing, over a folder, memory, or any S3."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore import exceptions as ob
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore, MemoryStore
 
-from rebus.errors import (
-    AbortedError,
-    AlreadyExistsError,
-    InvalidArgumentError,
-    NotFoundError,
-    PermissionDeniedError,
-    RebusError,
-    UnavailableError,
-    invalid,
-)
+from rebus.errors import AbortedError, DataLossError, FailedPreconditionError, NotFoundError, UnavailableError, invalid
+from rebus.store.backends import Backends, open_backends
+from rebus.store.conditional import ConditionalWriter, Tag
+from rebus.store.failures import ConflictError, RangeBeyondEndError, translated
+from rebus.store.observation import observed
+from rebus.store.paths import LOCKS, checked, is_staged
+from rebus.store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 STORE_ENV = "REBUS_STORE"
-_LOCKS = ".locks"
-_MAX_PATH = 1024
-_RETRIES = 5
-_RETRY_TIMEOUT = timedelta(seconds=30)
-_BAD_URL = "expected file:///absolute/folder or s3://bucket/prefix"
+DEFAULT_PAGE_SIZE = 1000
+MAX_PAGE_SIZE = 10_000
 _S3_SETTINGS = {
     "AWS_ACCESS_KEY_ID": "aws_access_key_id",
     "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
@@ -41,6 +36,8 @@ _S3_SETTINGS = {
     "AWS_REGION": "aws_region",
     "AWS_ENDPOINT_URL": "aws_endpoint",
 }
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,89 +49,100 @@ class ObjectInfo:
     last_modified: datetime
 
 
+@observed("get", "get_range", "put", "create", "get_tagged", "swap", "info", "list_page", "folders", "delete", "copy")
+@observed("upload", "put_stream", "chunks", "download", "scan", "list", "delete_prefix")
 class Store:
     """An object store below one URL; every path is relative to it and uses ``/``.
 
     S3 endpoints and credentials come from the usual variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
     ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``); nothing secret is part of the URL. Instances are thread-safe.
+
+    Calls try again within the bounds of ``StoreSettings`` and then raise ``UnavailableError``.
     """
 
-    def __init__(self, url: str, backend: LocalStore | S3Store, *, root: Path | None) -> None:
-        self.url = url
-        self._backend = backend
-        self._root = root
+    def __init__(self, backends: Backends, settings: StoreSettings) -> None:
+        self.url = backends.url
+        self.settings = settings
+        self._backend = backends.once
+        self._patient = backends.patient
+        self._root = backends.root
+        # A folder's failures (no space, no permission) do not pass by themselves.
+        remote = not isinstance(backends.once, LocalStore | MemoryStore)
+        self._attempts = settings.attempts if remote else settings.single_attempt().attempts
+        self._writer = None if isinstance(backends.once, LocalStore) else ConditionalWriter(backends.once, settings)
 
     @classmethod
-    def open(cls, url: str) -> Store:
-        """Opens ``file:///folder`` (made if absent) or ``s3://bucket/prefix``; raises on any other URL."""
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-                raise invalid("store", f"{url!r}: {_BAD_URL}")
-            return cls._open_folder(Path(unquote(parts.path)))
-        if parts.scheme == "s3" and parts.netloc:
-            return cls._open_bucket(url, parts.netloc, parts.path.strip("/"))
-        raise invalid("store", f"{url!r}: {_BAD_URL}")
+    def open(cls, url: str, settings: StoreSettings | None = None) -> Store:
+        """Opens ``file:///folder`` (made if absent), ``s3://bucket/prefix``, or ``memory://name``; raises on all else.
 
-    @classmethod
-    def _open_folder(cls, root: Path) -> Store:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            backend = LocalStore(str(root), mkdir=True)
-        except OSError as error:
-            raise invalid("store", f"cannot use {root}: {error.strerror or error}") from None
-        return cls(root.absolute().as_uri(), backend, root=root.absolute())
+        A ``memory://`` store lives as long as this process and is seen by it alone: for tests and notebooks. Jobs run
+        in processes of their own and Lance reads files, so neither can use one. Without ``settings``, those of the
+        environment hold.
+        """
+        settings = settings or StoreSettings.from_environment()
+        return cls(open_backends(url, settings), settings)
 
-    @classmethod
-    def _open_bucket(cls, url: str, bucket: str, prefix: str) -> Store:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        backend = S3Store(
-            bucket,
-            prefix=prefix or None,
-            config={"conditional_put": "etag", "virtual_hosted_style_request": False},
-            client_options={"allow_http": endpoint.startswith("http://"), "timeout": "60s"},
-            retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIMEOUT},
-        )
-        return cls(url.rstrip("/"), backend, root=None)
+    @property
+    def process_local(self) -> bool:
+        """Whether no other process can see what is stored."""
+        return isinstance(self._backend, MemoryStore)
 
     def get(self, path: str) -> bytes:
         """The object's bytes; ``NotFoundError`` if there is none."""
-        with _errors(path):
-            return bytes(obstore.get(self._backend, _checked(path)).bytes())
+        return self._try(path, lambda: bytes(obstore.get(self._backend, path).bytes()))
 
     def get_range(self, path: str, offset: int, length: int) -> bytes:
-        """``length`` bytes from ``offset`` (fewer at the object's end)."""
-        with _errors(path):
-            return bytes(obstore.get_range(self._backend, _checked(path), start=offset, length=length))
+        """``length`` bytes from ``offset``: fewer at the object's end, none behind it."""
+        if offset < 0 or length < 0:
+            raise invalid("range", f"expected an offset and a length of 0 or more, found {offset} and {length}")
+        if not length:
+            self.info(path)
+            return b""
+        try:
+            return self._try(path, lambda: bytes(obstore.get_range(self._backend, path, start=offset, length=length)))
+        except RangeBeyondEndError:
+            return b""
 
     def put(self, path: str, data: bytes) -> None:
         """Writes the object whole, replacing what was there; readers see the old bytes or the new."""
-        with _errors(path):
-            obstore.put(self._backend, _checked(path), data, mode="overwrite")
+        backend = self._patient if len(data) > self.settings.part_bytes else self._backend
+        self._try(path, lambda: _put(backend, path, data, chunk_size=self.settings.part_bytes))
 
-    def create(self, path: str, data: bytes) -> None:
-        """Writes the object only if there is none; ``AlreadyExistsError`` otherwise. One of many callers wins."""
-        with _errors(path):
-            obstore.put(self._backend, _checked(path), data, mode="create", use_multipart=False)
+    def create(self, path: str, data: bytes) -> str:
+        """Writes the object only if there is none and returns its tag; ``AlreadyExistsError`` otherwise.
+
+        One of many callers wins.
+        """
+        checked(path)
+        if self._writer is not None:
+            return self._writer.create(path, data)
+        self._try(path, lambda: _put(self._backend, path, data, mode="create", use_multipart=False))
+        return _content_tag(data)
 
     def get_tagged(self, path: str) -> tuple[bytes, str]:
         """The bytes with the tag that ``swap`` compares."""
-        with _errors(path):
-            result = obstore.get(self._backend, _checked(path))
-            data, tag = bytes(result.bytes()), result.meta["e_tag"]
-        return data, _content_tag(data) if self._root else str(tag)
 
-    def swap(self, path: str, data: bytes, tag: str) -> None:
-        """Replaces the object only if it still has ``tag``; ``AbortedError`` if it changed meanwhile."""
-        if self._root is None:
-            with _errors(path):
-                obstore.put(self._backend, _checked(path), data, mode={"e_tag": tag}, use_multipart=False)
-            return
+        def read() -> tuple[bytes, str]:
+            result = obstore.get(self._backend, path)
+            data = bytes(result.bytes())
+            return data, _content_tag(data) if self._root else str(Tag.of(result))
+
+        return self._try(path, read)
+
+    def swap(self, path: str, data: bytes, tag: str) -> str:
+        """Replaces the object only if it still has ``tag`` and returns the new tag.
+
+        ``AbortedError`` if it changed meanwhile.
+        """
+        checked(path)
+        if self._writer is not None:
+            return self._writer.swap(path, data, tag)
         # A folder has no conditional write, so writers of one object take turns under a lock file.
         with self._locked(path):
             if _content_tag(self.get(path)) != tag:
-                raise AbortedError(f"{path} was changed by another writer")
+                raise AbortedError(f"{path} was changed by another writer", metadata={"path": path})
             self.put(path, data)
+        return _content_tag(data)
 
     def exists(self, path: str) -> bool:
         """Whether the object is there."""
@@ -146,52 +154,118 @@ class Store:
 
     def info(self, path: str) -> ObjectInfo:
         """Size and last change; ``NotFoundError`` if there is no such object."""
-        with _errors(path):
-            return _info(obstore.head(self._backend, _checked(path)))
+        return self._try(path, lambda: _info(obstore.head(self._backend, path)))
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        """Every object below the folder ``prefix`` in order of path, those up to ``after`` left out."""
-        with _errors(prefix):
-            pages = obstore.list(self._backend, _checked(prefix) if prefix else None, offset=after or None)
-            found = [_info(meta) for page in pages for meta in page]
-        yield from sorted((i for i in found if not i.path.startswith(_LOCKS)), key=lambda i: i.path)
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object below the folder ``prefix`` in order of path; holds the whole listing in memory."""
+        yield from sorted(self.scan(prefix), key=lambda info: info.path)
+
+    def scan(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object below the folder ``prefix`` behind ``after``, page by page, in the store's own order."""
+        token = after
+        while True:
+            page, token = self.list_page(prefix, page_size=MAX_PAGE_SIZE, page_token=token)
+            yield from page
+            if not token:
+                return
+
+    def list_page(
+        self, prefix: str = "", *, page_size: int = DEFAULT_PAGE_SIZE, page_token: str = ""
+    ) -> tuple[list[ObjectInfo], str]:
+        """At most ``page_size`` objects below the folder ``prefix``, and the token of the next page (``""``: none).
+
+        Pages follow the store's own order, which is not always that of the paths (SeaweedFS and folders compare name
+        by name). What is there from the first page to the last is listed once; the token is the last path listed.
+        """
+        if not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise invalid("page_size", f"expected 1 to {MAX_PAGE_SIZE}, found {page_size}")
+        if page_token and not checked(page_token).startswith(f"{prefix}/" if prefix else ""):
+            raise invalid("page_token", "not a token of this listing; start again without one")
+        found = self._try(prefix or None, lambda: self._first(prefix, page_token, page_size + 1))
+        return found[:page_size], found[page_size - 1].path if len(found) > page_size else ""
+
+    def _first(self, prefix: str, after: str, count: int) -> list[ObjectInfo]:
+        if self._root is not None:
+            return _take(self._walk(prefix, after), count)
+        pages = obstore.list(self._backend, prefix or None, offset=after or None, chunk_size=count)
+        return _take((_info(meta) for page in pages for meta in page), count)
+
+    def _walk(self, folder: str, after: str) -> Iterator[ObjectInfo]:
+        """A folder's objects behind ``after``, name by name, one folder's names in memory at a time."""
+        result = obstore.list_with_delimiter(self._backend, folder or None)
+        names: dict[str, ObjectInfo | None] = {PurePosixPath(p).name: None for p in result["common_prefixes"]}
+        names |= {PurePosixPath(meta["path"]).name: _info(meta) for meta in result["objects"]}
+        position = _names(after)[len(_names(folder)) :]
+        for name in sorted(names):
+            info, path = names[name], f"{folder}/{name}" if folder else name
+            if path == LOCKS or (position and name < position[0]):
+                continue
+            inside = bool(position) and name == position[0]
+            if info is None:
+                yield from self._walk(path, after if inside else "")
+            elif not inside:
+                yield info
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below ``prefix``, sorted."""
-        with _errors(prefix):
-            result = obstore.list_with_delimiter(self._backend, _checked(prefix))
+        result = self._try(prefix, lambda: obstore.list_with_delimiter(self._backend, prefix))
         return sorted(PurePosixPath(p).name for p in result["common_prefixes"])
 
     def delete(self, path: str) -> None:
         """Removes the object; removing what is not there is no error."""
         try:
-            with _errors(path):
-                obstore.delete(self._backend, _checked(path))
+            self._try(path, lambda: obstore.delete(self._backend, path))
         except NotFoundError:
             return
 
     def delete_prefix(self, prefix: str) -> int:
         """Removes every object below ``prefix``; how many there were."""
-        paths = [info.path for info in self.list(prefix)]
-        for path in paths:
-            self.delete(path)
-        return len(paths)
+        count = 0
+        for info in self.scan(prefix):
+            self.delete(info.path)
+            count += 1
+        return count
 
     def copy(self, source: str, target: str) -> None:
-        """Copies an object within the store."""
-        with _errors(source):
-            obstore.copy(self._backend, _checked(source), _checked(target), overwrite=True)
+        """Copies an object within the store; the copy counts as changed now."""
+        checked(target)
+        if self._root is not None and (self._root / checked(source)).is_file():
+            # obstore links a folder's files: the copy would be as old as its source, and gc take it for left over.
+            os.utime(self._root / source)
+        self._try(source, lambda: obstore.copy(self._backend, source, target, overwrite=True))
 
     def upload(self, source: Path, path: str) -> None:
-        """Writes a file's bytes as one object, in parts where it is large."""
-        with _errors(path):
-            obstore.put(self._backend, _checked(path), source, mode="overwrite")
+        """Writes a file's bytes as one object, in parts where it is large; nothing is visible before all of it is."""
+        self._try(path, lambda: _put(self._patient, path, source, chunk_size=self.settings.part_bytes))
 
-    def chunks(self, path: str, *, chunk_bytes: int = 4 << 20) -> Iterator[bytes]:
-        """The object's bytes in pieces, so that its size does not matter."""
-        with _errors(path):
-            for chunk in obstore.get(self._backend, _checked(path)).stream(min_chunk_size=chunk_bytes):
-                yield bytes(chunk)
+    def put_stream(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Writes what ``chunks`` yields as one object, in parts; if it raises, nothing is written.
+
+        Each part is tried again within the bounds of the settings, the whole is not.
+        """
+        checked(path)
+        with translated(path):
+            _put(self._patient, path, iter(chunks), use_multipart=True, chunk_size=self.settings.part_bytes)
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The object's bytes in pieces of about ``StoreSettings.part_bytes``, so that its size does not matter.
+
+        All are of one state of the object: if it is replaced meanwhile, they are the old ones or ``AbortedError`` is
+        raised. ``DataLossError`` if the store sends too few bytes.
+        """
+        if self._root is not None:  # an open file stays the file that it was
+            result = self._try(path, lambda: obstore.get(self._backend, path))
+            with translated(path):
+                yield from (bytes(chunk) for chunk in result.stream(min_chunk_size=self.settings.part_bytes))
+            return
+        meta = self._try(path, lambda: obstore.head(self._backend, path))
+        for start in range(0, meta["size"], self.settings.part_bytes):
+            end = min(start + self.settings.part_bytes, meta["size"])
+            options: GetOptions = {"range": (start, end), "if_match": meta["e_tag"]}
+            chunk = self._try(path, lambda o=options: bytes(obstore.get(self._backend, path, options=o).bytes()))
+            if len(chunk) != end - start:
+                raise DataLossError(f"{path}: {len(chunk)} bytes at {start}, expected {end - start}")
+            yield chunk
 
     def download(self, path: str, target: Path) -> str:
         """Writes the object to ``target`` and returns the SHA-256 (hex) of what was written."""
@@ -203,9 +277,30 @@ class Store:
                 file.write(chunk)
         return digest.hexdigest()
 
+    def staged(self) -> Iterator[ObjectInfo]:
+        """Files that a killed writer left half written in a folder store; they are in no listing.
+
+        What a killed upload left in a bucket is removed by the bucket's lifecycle rule (``buckets.ensure_bucket``).
+        """
+        if self._root is None:
+            return
+        for file in self._root.rglob("*#*"):
+            if is_staged(file.name) and file.is_file():
+                status = file.stat()
+                changed = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield ObjectInfo(file.relative_to(self._root).as_posix(), status.st_size, changed)
+
+    def remove_staged(self, path: str) -> None:
+        """Removes what ``staged`` listed."""
+        if self._root is None or not is_staged(path) or ".." in path.split("/"):
+            raise invalid("path", f"{path!r} is not a half-written file of this store")
+        (self._root / path).unlink(missing_ok=True)
+
     def lance_uri(self, path: str) -> str:
-        """Where Lance finds the dataset at ``path``."""
-        return str(self._root / _checked(path)) if self._root else f"{self.url}/{_checked(path)}"
+        """Where Lance finds the dataset at ``path``; ``FailedPreconditionError`` for a ``memory://`` store."""
+        if self.process_local:
+            raise FailedPreconditionError(f"{self.url}: datasets need a file:// or s3:// store; Lance reads no memory")
+        return str(self._root / checked(path)) if self._root else f"{self.url}/{checked(path)}"
 
     @property
     def lance_options(self) -> dict[str, str] | None:
@@ -217,14 +312,47 @@ class Store:
             options["allow_http"] = "true"
         return options
 
+    def _try(self, path: str | None, operation: Callable[[], T]) -> T:
+        """Calls an operation that may be repeated, until it succeeds or the retries are spent."""
+        if path is not None:
+            checked(path)
+        failure: UnavailableError | ConflictError | None = None
+        for _ in self._attempts():
+            try:
+                with translated(path or self.url):
+                    return operation()
+            except (UnavailableError, ConflictError) as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
     @contextmanager
     def _locked(self, path: str) -> Iterator[None]:
         assert self._root is not None
-        lock = self._root / _LOCKS / hashlib.sha256(path.encode()).hexdigest()[:2]
-        lock.parent.mkdir(exist_ok=True)
-        with lock.open("w") as file:
+        lock = self._root / LOCKS / hashlib.sha256(path.encode()).hexdigest()[:2]
+        with translated(path):
+            lock.parent.mkdir(exist_ok=True)
+            file = lock.open("w")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _put(backend: Any, path: str, data: Any, **options: Any) -> None:
+    obstore.put(backend, path, data, **options)
+
+
+def _take(infos: Iterator[ObjectInfo], count: int) -> list[ObjectInfo]:
+    found: list[ObjectInfo] = []
+    for info in infos:
+        found.append(info)
+        if len(found) == count:
+            break
+    return found
+
+
+def _names(path: str) -> list[str]:
+    return path.split("/") if path else []
 
 
 def _content_tag(data: bytes) -> str:
@@ -233,37 +361,3 @@ def _content_tag(data: bytes) -> str:
 
 def _info(meta: obstore.ObjectMeta) -> ObjectInfo:
     return ObjectInfo(path=meta["path"], size=meta["size"], last_modified=meta["last_modified"])
-
-
-def _checked(path: str) -> str:
-    """Refuses paths that could leave the store's root."""
-    parts = path.split("/")
-    if not path or len(path) > _MAX_PATH or any(part in ("", ".", "..") for part in parts) or "\0" in path:
-        raise InvalidArgumentError(f"{path!r} is not a path within the store")
-    return path
-
-
-@contextmanager
-def _errors(path: str) -> Iterator[None]:
-    """Turns the backend's errors into domain errors that name the path."""
-    try:
-        yield
-    except RebusError:
-        raise
-    except Exception as error:
-        _raise(error, path)
-
-
-def _raise(error: Exception, path: str) -> NoReturn:
-    text = str(error).partition("\n")[0]
-    if isinstance(error, FileNotFoundError | ob.NotFoundError):
-        raise NotFoundError(f"no object {path}", metadata={"path": path}) from None
-    if isinstance(error, ob.AlreadyExistsError):
-        raise AlreadyExistsError(f"{path} exists", metadata={"path": path}) from None
-    if isinstance(error, ob.PreconditionError | ob.NotModifiedError):
-        raise AbortedError(f"{path} was changed by another writer", metadata={"path": path}) from None
-    if isinstance(error, ob.PermissionDeniedError | ob.UnauthenticatedError | PermissionError):
-        raise PermissionDeniedError(f"{path}: the store refused the credentials: {text}") from None
-    if isinstance(error, ob.BaseError | OSError):
-        raise UnavailableError(f"{path}: the store failed: {text}", metadata={"path": path}) from error
-    raise error

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,14 @@ class CheckpointStore:
 
     def __init__(self, store: Store, run: str, *, keep: int, cache_dir: Path) -> None:
         self._store, self._prefix, self._keep = store, f"{run}/checkpoints", keep
-        self._cache_dir = cache_dir / "checkpoints"
+        self._cache_dir = cache_dir
 
     def publish(self, step: int, folder: Path) -> str:
         """Uploads a folder as the checkpoint of ``step``, then removes the oldest; returns its name."""
         name = f"{self._prefix}/step-{step}"
         # What a killed upload or an unreadable checkpoint left there must not mix with the new one.
         self._store.delete_prefix(name)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self._store.upload(path, f"{name}/{path.relative_to(folder).as_posix()}")
-        manifests.publish(self._store, name)
+        manifests.publish_folder(self._store, name, folder)
         for old in self.steps()[self._keep :]:
             self._store.delete_prefix(f"{self._prefix}/step-{old}")
         return name
@@ -120,14 +119,22 @@ class CheckpointStore:
         published = [s for s in found if self._store.exists(f"{self._prefix}/step-{s}/{manifests.MANIFEST}")]
         return sorted(published, reverse=True)
 
-    def latest(self) -> Path | None:
-        """A verified local copy of the newest checkpoint that is whole; ``None`` if the run has none."""
-        for step in self.steps():
-            try:
-                return manifests.fetch(self._store, f"{self._prefix}/step-{step}", self._cache_dir)
-            except (DataLossError, NotFoundError):
-                continue
-        return None
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        """A verified local copy of the newest checkpoint that is whole, kept until the block ends.
+
+        ``None`` if the run has none.
+        """
+        with ExitStack() as stack:
+            for step in self.steps():
+                try:
+                    checkpoint = manifests.fetch(self._store, f"{self._prefix}/step-{step}", self._cache_dir)
+                    folder = stack.enter_context(checkpoint)
+                except (DataLossError, NotFoundError):
+                    continue
+                yield folder
+                return
+            yield None
 
 
 def current_identity(recipe_digest: str, seed: int) -> RunIdentity:

@@ -23,20 +23,21 @@ def run(ctx: JobContext) -> None:
     recipe = recipe_from_mapping(configs.parse_yaml(document.recipe))
     readers = _open_datasets(ctx, document, recipe)
     checkpoints = CheckpointStore(ctx.store, ctx.name, keep=recipe.checkpoint.keep, cache_dir=ctx.cache_dir)
-    context = TaskContext(
-        recipe=recipe,
-        sources={
-            name: BoundRows(readers[binding.dataset], binding, field=f"recipe.data.{name}")
-            for name, binding in recipe.data.items()
-        },
-        versions={name: readers[binding.dataset].version.digest for name, binding in recipe.data.items()},
-        resume_from=checkpoints.latest(),
-        cache_dir=ctx.cache_dir,
-        seed=document.seed if document.HasField("seed") else recipe.seed,
-        progress=lambda message: _prepare_progress(ctx, message),
-    )
-    task: Task = registry.build("task", recipe.task, field="recipe.task")
-    train(task, context, _JobReporter(ctx, recipe, readers, checkpoints))
+    with checkpoints.latest() as resume_from:
+        context = TaskContext(
+            recipe=recipe,
+            sources={
+                name: BoundRows(readers[binding.dataset], binding, field=f"recipe.data.{name}")
+                for name, binding in recipe.data.items()
+            },
+            versions={name: readers[binding.dataset].version.digest for name, binding in recipe.data.items()},
+            resume_from=resume_from,
+            cache_dir=ctx.cache_dir,
+            seed=document.seed if document.HasField("seed") else recipe.seed,
+            progress=lambda message: _prepare_progress(ctx, message),
+        )
+        task: Task = registry.build("task", recipe.task, field="recipe.task")
+        train(task, context, _JobReporter(ctx, recipe, readers, checkpoints))
 
 
 def _open_datasets(ctx: JobContext, document: Run, recipe: TrainingRecipe) -> dict[str, DatasetReader]:

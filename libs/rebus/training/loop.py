@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rebus import config as configs
-from rebus import registry
+from rebus import registry, tracing
 from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.io import WEIGHTS_FILE, load_weights
 from rebus.training import checkpoints
@@ -105,7 +105,9 @@ class _Run:
             self._check_parts(index, stage)
         for stage in self._recipe.stages:
             if self._state.step < first + stage.steps:
-                self._run_stage(stage, first)
+                rank = int(os.environ.get("RANK", "0"))  # torchrun sets it
+                with tracing.span("training stage", {"rebus.stage": stage.name, "rebus.rank": rank}):
+                    self._run_stage(stage, first)
             first += stage.steps
         self._model.eval()
         return Trained(model=self._model, state=self._state)
@@ -181,7 +183,8 @@ class _Run:
         self._reporter.progress(fraction, f"{stage.name}: step {step + 1} of {stage.steps}")
 
     def _checkpoint(self, optimizers: list[Optimizer]) -> None:
-        with checkpoints.temporary_folder() as name:
+        checkpoint = tracing.span("training checkpoint", {"rebus.step": self._state.step})
+        with checkpoint, checkpoints.temporary_folder() as name:
             folder = Path(name)
             (folder / checkpoints.MODEL_FOLDER).mkdir()
             self._task.save(self._model, folder / checkpoints.MODEL_FOLDER)

@@ -10,6 +10,7 @@ from typing import Any
 from rebus import config as configs
 from rebus import registry
 from rebus.errors import invalid
+from rebus.jobs.resources import ResourceRequest
 from rebus.registry import Spec
 
 
@@ -85,6 +86,8 @@ class TrainingRecipe:
     # Steps between metric events.
     report_every_steps: int = 20
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    # What the run asks of the machine that trains it; it waits until that is free. Without it, one core and 1 GiB.
+    resources: ResourceRequest | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

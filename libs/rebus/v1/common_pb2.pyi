@@ -98,8 +98,46 @@ class Sample(_message.Message):
     metadata: _struct_pb2.Struct
     def __init__(self, id: _Optional[str] = ..., family: _Optional[str] = ..., split: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., source: _Optional[str] = ..., license: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
+class Resources(_message.Message):
+    __slots__ = ("cpus", "memory_bytes", "gpus")
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    cpus: float
+    memory_bytes: int
+    gpus: int
+    def __init__(self, cpus: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
+
+class JobExit(_message.Message):
+    __slots__ = ("reason", "signal", "exit_code", "last_lines")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[JobExit.Reason]
+        EXCEPTION: _ClassVar[JobExit.Reason]
+        SIGNAL: _ClassVar[JobExit.Reason]
+        OUT_OF_MEMORY: _ClassVar[JobExit.Reason]
+        LOST: _ClassVar[JobExit.Reason]
+        CANCELLED: _ClassVar[JobExit.Reason]
+        PREEMPTED: _ClassVar[JobExit.Reason]
+    REASON_UNSPECIFIED: JobExit.Reason
+    EXCEPTION: JobExit.Reason
+    SIGNAL: JobExit.Reason
+    OUT_OF_MEMORY: JobExit.Reason
+    LOST: JobExit.Reason
+    CANCELLED: JobExit.Reason
+    PREEMPTED: JobExit.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    LAST_LINES_FIELD_NUMBER: _ClassVar[int]
+    reason: JobExit.Reason
+    signal: str
+    exit_code: int
+    last_lines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, reason: _Optional[_Union[JobExit.Reason, str]] = ..., signal: _Optional[str] = ..., exit_code: _Optional[int] = ..., last_lines: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class JobStatus(_message.Message):
-    __slots__ = ("state", "progress", "message", "create_time", "start_time", "end_time", "error", "attempts", "cancel_requested")
+    __slots__ = ("state", "progress", "message", "create_time", "start_time", "end_time", "error", "attempts", "cancel_requested", "exit", "resources", "host", "preemptions", "traceparent")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[JobStatus.State]
@@ -108,12 +146,14 @@ class JobStatus(_message.Message):
         SUCCEEDED: _ClassVar[JobStatus.State]
         FAILED: _ClassVar[JobStatus.State]
         CANCELLED: _ClassVar[JobStatus.State]
+        PREEMPTED: _ClassVar[JobStatus.State]
     STATE_UNSPECIFIED: JobStatus.State
     QUEUED: JobStatus.State
     RUNNING: JobStatus.State
     SUCCEEDED: JobStatus.State
     FAILED: JobStatus.State
     CANCELLED: JobStatus.State
+    PREEMPTED: JobStatus.State
     STATE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +163,11 @@ class JobStatus(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    EXIT_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     state: JobStatus.State
     progress: float
     message: str
@@ -132,7 +177,12 @@ class JobStatus(_message.Message):
     error: _status_pb2.Status
     attempts: int
     cancel_requested: bool
-    def __init__(self, state: _Optional[_Union[JobStatus.State, str]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., attempts: _Optional[int] = ..., cancel_requested: _Optional[bool] = ...) -> None: ...
+    exit: JobExit
+    resources: Resources
+    host: str
+    preemptions: int
+    traceparent: str
+    def __init__(self, state: _Optional[_Union[JobStatus.State, str]] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., attempts: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., exit: _Optional[_Union[JobExit, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., host: _Optional[str] = ..., preemptions: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("sequence", "time", "kind", "values")

@@ -93,7 +93,7 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Lists datasets by name.
+        """Lists datasets by name. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,14 +114,16 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasetVersions(self, request, context):
-        """Lists the versions of a dataset, oldest first.
+        """Lists the versions of a dataset, oldest first. NOT_FOUND if there is no such dataset; INVALID_ARGUMENT for a page
+        token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSamples(self, request, context):
-        """Lists rows of a version. NOT_FOUND if the version does not exist.
+        """Lists rows of a version. NOT_FOUND if the version does not exist; DATA_LOSS if its stored bytes were altered;
+        INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -440,7 +442,7 @@ class IngestionServiceServicer:
 
     def CreateIngestion(self, request, context):
         """Starts reading a source into a new version of a dataset, which is created if it does not exist.
-        INVALID_ARGUMENT names a bad reader, setting or path; a repeated `request_id` returns the first result.
+        INVALID_ARGUMENT names a bad reader, setting or path; NOT_FOUND a path that does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -454,35 +456,37 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIngestions(self, request, context):
-        """Lists ingestions, newest first.
+        """Lists ingestions, newest first. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQuarantine(self, request, context):
-        """Lists the bad samples that an ingestion left out, each with its reason.
+        """Lists the bad samples that an ingestion left out, each with its reason. NOT_FOUND if there is no such ingestion;
+        INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchIngestion(self, request, context):
-        """Streams events until the job ends. Safe to reconnect with `after_event`.
+        """Streams events until the job ends. NOT_FOUND if there is none of that name. Safe to reconnect with `after_event`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelIngestion(self, request, context):
-        """Asks a job to stop. FAILED_PRECONDITION if it has ended.
+        """Asks a job to stop. NOT_FOUND if there is none of that name; FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCuration(self, request, context):
-        """Starts curating a dataset version into a new one. INVALID_ARGUMENT names a bad curator or setting.
+        """Starts curating a dataset version into a new one. INVALID_ARGUMENT names a bad curator or setting; NOT_FOUND if the
+        version does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -496,21 +500,21 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCurations(self, request, context):
-        """Lists curations, newest first.
+        """Lists curations, newest first. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCuration(self, request, context):
-        """Streams events until the job ends. Safe to reconnect with `after_event`.
+        """Streams events until the job ends. NOT_FOUND if there is none of that name. Safe to reconnect with `after_event`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelCuration(self, request, context):
-        """Asks a job to stop. FAILED_PRECONDITION if it has ended.
+        """Asks a job to stop. NOT_FOUND if there is none of that name; FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,7 +73,8 @@ class EvaluationServiceServicer:
     """
 
     def CreateEvaluation(self, request, context):
-        """Starts an evaluation. NOT_FOUND names a missing model or dataset version; INVALID_ARGUMENT an unknown benchmark.
+        """Starts an evaluation. NOT_FOUND names a missing model or dataset version; INVALID_ARGUMENT an unknown benchmark or
+        split; FAILED_PRECONDITION if a benchmark cannot score this kind of model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,28 +88,29 @@ class EvaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists evaluations, newest first.
+        """Lists evaluations, newest first. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPredictions(self, request, context):
-        """Lists single predictions: question, picture, answer, reference.
+        """Lists single predictions: question, picture, answer, reference. NOT_FOUND if there is no such evaluation;
+        DATA_LOSS if its stored bytes were altered; INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvaluation(self, request, context):
-        """Streams events until the evaluation ends. Safe to reconnect with `after_event`.
+        """Streams events until the evaluation ends. NOT_FOUND if there is none of that name. Safe to reconnect with `after_event`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelEvaluation(self, request, context):
-        """Asks an evaluation to stop. FAILED_PRECONDITION if it has ended.
+        """Asks an evaluation to stop. NOT_FOUND if there is none of that name; FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

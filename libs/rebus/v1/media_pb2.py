@@ -28,7 +28,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rebus/v1/media.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x16rebus/v1/options.proto\"Z\n\x05Media\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03:#\xea\x41 \n\x0frebus.dev/Media\x12\rmedia/{media}\"Y\n\x12UploadMediaRequest\x12\x19\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x02\x12(\n\x06sha256\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{64}$\xd8\x01\x01\"<\n\x0fGetMediaRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x32\x14^media/[0-9a-f]{64}$2\x96\x01\n\x0cMediaService\x12\x46\n\x0bUploadMedia\x12\x1c.rebus.v1.UploadMediaRequest\x1a\x0f.rebus.v1.Media\"\x06\xc2\xf3\x18\x02\x08\x02(\x01\x12>\n\x08GetMedia\x12\x19.rebus.v1.GetMediaRequest\x1a\x0f.rebus.v1.Media\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rebus/v1/media.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x16rebus/v1/options.proto\"Z\n\x05Media\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03:#\xea\x41 \n\x0frebus.dev/Media\x12\rmedia/{media}\"Y\n\x12UploadMediaRequest\x12\x19\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x02\x12(\n\x06sha256\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{64}$\xd8\x01\x01\"<\n\x0fGetMediaRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x32\x14^media/[0-9a-f]{64}$2\x96\x01\n\x0cMediaService\x12\x46\n\x0bUploadMedia\x12\x1c.rebus.v1.UploadMediaRequest\x1a\x0f.rebus.v1.Media\"\x06\xc2\xf3\x18\x02\x08\x01(\x01\x12>\n\x08GetMedia\x12\x19.rebus.v1.GetMediaRequest\x1a\x0f.rebus.v1.Media\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,7 +48,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMEDIAREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETMEDIAREQUEST'].fields_by_name['name']._serialized_options = b'\272H\030r\0262\024^media/[0-9a-f]{64}$'
   _globals['_MEDIASERVICE'].methods_by_name['UploadMedia']._loaded_options = None
-  _globals['_MEDIASERVICE'].methods_by_name['UploadMedia']._serialized_options = b'\302\363\030\002\010\002'
+  _globals['_MEDIASERVICE'].methods_by_name['UploadMedia']._serialized_options = b'\302\363\030\002\010\001'
   _globals['_MEDIASERVICE'].methods_by_name['GetMedia']._loaded_options = None
   _globals['_MEDIASERVICE'].methods_by_name['GetMedia']._serialized_options = b'\302\363\030\002\010\001'
   _globals['_MEDIA']._serialized_start=147

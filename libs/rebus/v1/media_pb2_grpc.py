@@ -56,7 +56,9 @@ class MediaServiceServicer:
         INVALID_ARGUMENT names `sha256` if it is missing or not that of the bytes, and `chunk` if they are none or more than
         the server's limit; RESOURCE_EXHAUSTED if the server is at its limits or its disk is full. An upload that breaks off
         leaves nothing and is started again. What nothing refers to is kept for the grace period of `rebus gc`, counted from
-        its latest upload.
+        its latest upload. Takes no `request_id`, since the digest already makes a repeat return the first result. Viewers may
+        upload: they may embed, search and generate, and the images of those requests are what is uploaded. Nobody's data
+        changes, since an object's name is that of its bytes; sizes, places and the grace period bound what it costs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -93,7 +93,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists models by name.
+        """Lists models by name. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,21 +107,24 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModelVersions(self, request, context):
-        """Lists the versions of a model, oldest first.
+        """Lists the versions of a model, oldest first. NOT_FOUND if there is no such model; INVALID_ARGUMENT for a page token
+        of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetModelAlias(self, request, context):
-        """Points an alias at a version. ABORTED if `expected_version` is set and the alias points elsewhere.
+        """Points an alias at a version. NOT_FOUND if the model or the version does not exist; INVALID_ARGUMENT for a version of
+        another model; ABORTED if `expected_version` is set and the alias points elsewhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """Walks from a resource back to all it was made from. NOT_FOUND names the first link that is missing.
+        """Walks from a resource back to all it was made from. NOT_FOUND names the first link that is missing;
+        INVALID_ARGUMENT for what is not the name of a resource.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -84,7 +84,8 @@ class RetrievalServiceServicer:
     """
 
     def CreateIndex(self, request, context):
-        """Starts building an index over the images of a dataset version. NOT_FOUND names a missing model or dataset version.
+        """Starts building an index over the images of a dataset version. NOT_FOUND names a missing model or dataset version;
+        INVALID_ARGUMENT an unknown algorithm or split; FAILED_PRECONDITION if the model does not embed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +99,7 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIndexes(self, request, context):
-        """Lists indexes, newest first.
+        """Lists indexes, newest first. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,30 +113,31 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchIndex(self, request, context):
-        """Streams events until the build ends. Safe to reconnect with `after_event`.
+        """Streams events until the build ends. NOT_FOUND if there is none of that name. Safe to reconnect with `after_event`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelIndex(self, request, context):
-        """Asks a build to stop. FAILED_PRECONDITION if it has ended.
+        """Asks a build to stop. NOT_FOUND if there is none of that name; FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embeds texts and images. INVALID_ARGUMENT names an undecodable image; FAILED_PRECONDITION if the model does not
-        embed; NOT_FOUND if the model or an uploaded image does not exist. Cancelling the call stops the work.
+        """Embeds texts and images. NOT_FOUND if the model or an uploaded image does not exist; FAILED_PRECONDITION if the model
+        does not embed; INVALID_ARGUMENT names an undecodable image. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Finds the rows nearest to a text or an image. FAILED_PRECONDITION while the index is being built.
-        NOT_FOUND if the index or the uploaded image does not exist. Cancelling the call stops the work.
+        """Finds the rows nearest to a text or an image. NOT_FOUND if the index or the uploaded image does not exist;
+        FAILED_PRECONDITION unless the index was built; INVALID_ARGUMENT names an undecodable image. Cancelling the call stops
+        the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

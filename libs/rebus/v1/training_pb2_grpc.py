@@ -87,21 +87,21 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first.
+        """Lists runs, newest first. INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Streams events until the run ends. Safe to reconnect with `after_event`.
+        """Streams events until the run ends. NOT_FOUND if there is none of that name. Safe to reconnect with `after_event`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Asks a run to stop. FAILED_PRECONDITION if it has ended.
+        """Asks a run to stop. NOT_FOUND if there is none of that name; FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +109,7 @@ class TrainingServiceServicer:
 
     def ResumeRun(self, request, context):
         """Starts a FAILED or CANCELLED run again from its last complete checkpoint; its later losses equal those of an
-        uninterrupted run. FAILED_PRECONDITION in any other state.
+        uninterrupted run. NOT_FOUND if there is none of that name; FAILED_PRECONDITION in any other state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

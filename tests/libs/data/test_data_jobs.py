@@ -14,12 +14,12 @@ from PIL import Image
 from rebus.data import jobs, versions
 from rebus.data.dataset import open_version
 from rebus.data.sources import ROOTS_ENV
-from rebus.errors import AlreadyExistsError, CancelledError, InvalidArgumentError, NotFoundError, RebusError
+from rebus.errors import CancelledError, InvalidArgumentError, NotFoundError, RebusError
 from rebus.jobs import status
 from rebus.jobs.context import JobContext
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
-from rebus.v1.dataset_pb2 import Curation, Curator, Dataset, DatasetVersion, Ingestion, Source
+from rebus.v1.dataset_pb2 import Curation, Curator, DatasetVersion, Ingestion, Source
 
 
 def png(seed: int) -> bytes:
@@ -165,7 +165,7 @@ def test_a_curation_drops_rows_and_counts_them_by_curator(store: Store, pets: Pa
     length = Curator(curator="text-length")
     length.settings.update({"min_chars": 2})
     curation = Curation(dataset_version=parent, curators=[Curator(curator="exact-dedup"), length])
-    jobs.validate_curation(store, curation)
+    jobs.checked_curation(store, curation)
     ctx = start(store, curation, tmp_path)
 
     for _ in range(2):  # a second attempt finds the published version
@@ -199,14 +199,14 @@ def test_refusals_name_the_field(pets: Path, tmp_path: Path) -> None:
         (source("scenes", num_scenes=1.5), InvalidArgumentError, "settings.num_scenes", "integer"),
     ]
     good = source("image-folder", pets)
-    jobs.validate_ingestion(ingestion(good))
+    jobs.checked_ingestion(ingestion(good))
     for bad, error, field, text in cases:
         with pytest.raises(error, match=text) as caught:
-            jobs.validate_ingestion(ingestion(good, bad))
+            jobs.checked_ingestion(ingestion(good, bad))
         assert caught.value.violations[0].field == f"ingestion.sources[1].{field}".rstrip("."), bad
         assert "\n" not in str(caught.value)
     with pytest.raises(InvalidArgumentError, match="at least one source"):
-        jobs.validate_ingestion(ingestion())
+        jobs.checked_ingestion(ingestion())
 
 
 def test_sources_must_lie_below_the_allowed_roots(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,18 +216,18 @@ def test_sources_must_lie_below_the_allowed_roots(pets: Path, tmp_path: Path, mo
     (other / "captions.csv").write_text("image,caption\n")
     outside = [other, pets / ".." / "other", pets / "way-out" / "other", tmp_path / "absent", f"file://{other}"]
     for uri in outside[:3]:
-        jobs.validate_ingestion(ingestion(source("image-folder", uri)))
+        jobs.checked_ingestion(ingestion(source("image-folder", uri)))
 
     monkeypatch.setenv(ROOTS_ENV, f"{tmp_path / 'elsewhere'}:{pets}")
-    jobs.validate_ingestion(ingestion(source("image-folder", pets)))
-    jobs.validate_ingestion(ingestion(source("image-folder", pets / "captions.csv")))
+    jobs.checked_ingestion(ingestion(source("image-folder", pets)))
+    jobs.checked_ingestion(ingestion(source("image-folder", pets / "captions.csv")))
     for uri in outside:
         with pytest.raises(InvalidArgumentError, match="outside the folders") as caught:
-            jobs.validate_ingestion(ingestion(source("image-folder", uri)))
+            jobs.checked_ingestion(ingestion(source("image-folder", uri)))
         assert caught.value.violations[0].field == "ingestion.sources[0].uri"
     monkeypatch.setenv(ROOTS_ENV, "")
     with pytest.raises(InvalidArgumentError, match="outside the folders"):
-        jobs.validate_ingestion(ingestion(source("image-folder", pets)))
+        jobs.checked_ingestion(ingestion(source("image-folder", pets)))
 
 
 def test_curations_are_checked_before_they_start(store: Store, pets: Path, tmp_path: Path) -> None:
@@ -238,27 +238,15 @@ def test_curations_are_checked_before_they_start(store: Store, pets: Path, tmp_p
     wrong.settings.update({"min_char": 2})
 
     with pytest.raises(NotFoundError, match="datasets/x/versions/9"):
-        jobs.validate_curation(store, Curation(dataset_version="datasets/x/versions/9", curators=[wrong]))
+        jobs.checked_curation(store, Curation(dataset_version="datasets/x/versions/9", curators=[wrong]))
     for curators, field in [
         ([Curator(curator="nope")], "curation.curators[0].curator"),
         ([Curator(curator="exact-dedup"), wrong], "curation.curators[1].settings.min_char"),
         ([], "curation.curators"),
     ]:
         with pytest.raises(InvalidArgumentError) as caught:
-            jobs.validate_curation(store, Curation(dataset_version=version, curators=curators))
+            jobs.checked_curation(store, Curation(dataset_version=version, curators=curators))
         assert caught.value.violations[0].field == field
-
-
-def test_a_dataset_is_created_once_a_request(store: Store) -> None:
-    first = jobs.create_dataset(store, "datasets/a", "mine", "r1")
-
-    assert jobs.create_dataset(store, "datasets/a", "mine", "r1") == first
-    for request in ("", "r2", "r2"):  # r2 lost the name: repeating it must not look like a success
-        with pytest.raises(AlreadyExistsError):
-            jobs.create_dataset(store, "datasets/a", "other", request)
-    assert documents.get(store, Dataset, "datasets/a").description == "mine"
-    with pytest.raises(AlreadyExistsError):
-        jobs.create_dataset(store, "datasets/a")
 
 
 @pytest.mark.slow

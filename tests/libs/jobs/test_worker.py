@@ -1,4 +1,4 @@
-"""How a worker records its own end; the processes around it are tested in ``test_processes``."""
+"""How a worker records its own end; the processes around it are tested in ``tests/services/test_job_processes.py``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rebus.errors import RebusError, invalid
+from rebus.errors import AbortedError, RebusError, invalid
 from rebus.jobs import JobContext, status, worker
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
-from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.common_pb2 import JobExit, JobStatus
 from rebus.v1.training_pb2 import Run
 
 Work = Callable[[Callable[[JobContext], None]], JobStatus]
@@ -63,24 +63,80 @@ def test_an_unexpected_error_keeps_its_last_lines(work: Work, capfd: pytest.Capt
         raise ZeroDivisionError("oh")
 
     job = work(body)
-    assert job.state == JobStatus.FAILED
+    assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.EXCEPTION)
     assert job.error.message.endswith("ZeroDivisionError: oh")
+    assert job.exit.last_lines[-1] == "ZeroDivisionError: oh"
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_stopping_ends_as_cancelled(work: Work) -> None:
+def test_stopping_a_cancelled_job_ends_it(work: Work, store: Store) -> None:
+    def body(context: JobContext) -> None:
+        status.request_cancel(store, context.name)
+        context.stop()
+        context.check_cancelled()
+
+    job = work(body)
+    assert (job.state, job.exit.reason) == (JobStatus.CANCELLED, JobExit.CANCELLED)
+
+
+def test_stopping_a_job_that_nobody_cancelled_preempts_it(work: Work) -> None:
     def body(context: JobContext) -> None:
         context.stop()
         context.check_cancelled()
 
-    assert work(body).state == JobStatus.CANCELLED
+    job = work(body)
+    assert (job.state, job.exit.reason, job.preemptions) == (JobStatus.PREEMPTED, JobExit.PREEMPTED, 1)
+    assert not job.HasField("error")
+
+
+def test_running_out_of_memory_is_told_from_other_errors(work: Work) -> None:
+    def body(context: JobContext) -> None:
+        bytearray(1 << 62)
+
+    job = work(body)
+    assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.OUT_OF_MEMORY)
+    assert job.exit.last_lines[-1].startswith("MemoryError")
+    assert job.error.message.startswith("out of memory: ")
+
+
+def test_an_attempt_that_was_given_up_changes_nothing(work: Work, store: Store) -> None:
+    """Its host was taken for lost while it was paused; another one has the job by the time it wakes."""
+    refused: list[str] = []
+
+    def body(context: JobContext) -> None:
+        status.transition(store, context.name, JobStatus.PREEMPTED)
+        status.transition(store, context.name, JobStatus.QUEUED)
+        assert status.transition(store, context.name, JobStatus.RUNNING)
+        for write in (
+            lambda: context.update(Run, lambda run: setattr(run, "step", 7)),
+            lambda: (context.progress(0.9), context.flush()),
+        ):
+            with pytest.raises(AbortedError) as caught:
+                write()
+            refused.append(str(caught.value))
+
+    job = work(body)
+    assert (job.state, job.attempts, job.progress) == (JobStatus.RUNNING, 2, 0.0)
+    assert next(documents.list_all(store, Run)).step == 0
+    assert all("attempt 1 was given up; the job is RUNNING at attempt 2" in text for text in refused)
 
 
 def test_events_before_a_failure_are_kept(work: Work, store: Store) -> None:
     def body(context: JobContext) -> None:
-        context.emit("log", {"line": "last words"})
+        context.emit("log", {"message": "last words"})
         raise RebusError("no")
 
     work(body)
     kinds = [event.kind for event in EventLog(store, next(documents.list_all(store, Run)).name).read()]
     assert kinds == ["state", "state", "log", "state"]
+
+
+def test_a_worker_that_finds_its_job_taken_says_so_and_leaves_it(store: Store, tmp_path: Path) -> None:
+    name = status.create(store, Run(), host="h")[0].name
+    arguments = ["--store", store.url, "--name", name, "--cache-dir", str(tmp_path)]
+    assert worker.main([*arguments, "--host", "other"]) == worker.TAKEN
+    assert documents.get(store, Run, name).job.state == JobStatus.QUEUED
+    status.transition(store, name, JobStatus.RUNNING)
+    assert worker.main([*arguments, "--host", "h"]) == worker.TAKEN
+    job = documents.get(store, Run, name).job
+    assert (job.state, job.attempts) == (JobStatus.RUNNING, 1)

@@ -46,7 +46,8 @@ def test_every_picture_finds_itself(store: Store, tmp_path: Path, pictures: Data
     ctx = queued(store, tmp_path, pictures, split="test", algorithm=algorithm)
     finish(ctx)
     document, index = IndexCache(store, tmp_path / "cache").get(ctx.name)
-    embedder = Embedder.load(manifests.fetch(store, tiny.MODEL, tmp_path / "cache" / "models"))
+    with manifests.fetch(store, tiny.MODEL, tmp_path / "cache") as folder:
+        embedder = Embedder.load(folder)
 
     held_out = [1, 3, 5, 7]
     found = index.search(embedder.embed_images([tiny.picture(seed) for seed in held_out]), 1)

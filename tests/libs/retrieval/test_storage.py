@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def index(name: str = "flat", count: int = 20, dimension: int = 8) -> SearchInde
 def folder(store: Store, tmp_path: Path) -> Path:
     """A local copy of a published flat index, to be damaged."""
     publish_index(store, NAME, index(), "flat")
-    return manifests.fetch(store, NAME, tmp_path / "copy")
+    with manifests.fetch(store, NAME, tmp_path / "cache") as fetched:
+        return Path(shutil.copytree(fetched, tmp_path / "copy", copy_function=shutil.copyfile))
 
 
 @pytest.mark.parametrize("name", ["flat", "hnsw"])

@@ -173,9 +173,12 @@ def test_fsck_names_any_altered_object(history: Store) -> None:
 def test_fsck_finds_what_contradicts_what_refers_to_it(history: Store) -> None:
     model_versions.set_alias(history, "models/m", "champion", "models/m/versions/1")
     documents.delete(history, "models/m/versions/1")
-    problems = {problem.path: problem.description for problem in maintenance.fsck(history)}
-    assert problems["models/m"] == "alias champion dangles: no models/m/versions/1"
-    assert problems["evaluations/e"] == "no models/m/versions/1"
+    problems = {(problem.path, problem.description) for problem in maintenance.fsck(history)}
+    assert problems == {
+        ("models/m", "alias champion dangles: no models/m/versions/1"),
+        ("models/m", "its latest version dangles: no models/m/versions/1"),
+        ("evaluations/e", "no models/m/versions/1"),
+    }
 
     documents.update(history, Run, "runs/r", lambda run: setattr(run, "recipe", '{"name": "other"}'))
     problems = {problem.path: problem.description for problem in maintenance.fsck(history)}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
+from torch import Tensor
 
 from rebus.config import to_plain
 from rebus.data.dataset import write_version
@@ -100,13 +101,17 @@ def test_sigkill_at_a_random_step_then_resume_changes_nothing(store: Store, tmp_
     run = execute(store, tmp_path / "killed")
     assert run.step == 80
     whole = documents.get(store, Run, "runs/whole")
-    mine, theirs = (manifests.fetch(store, r.checkpoint, tmp_path / "check") for r in (run, whole))
-    left, right = (load_tensors(folder / "model/model.safetensors") for folder in (mine, theirs))
+    left, right = (_tensors(store, r.checkpoint, tmp_path / "check") for r in (run, whole))
     assert all(left[name].equal(right[name]) for name in right), f"killed at step {target}"
     told = losses(store, "runs/tiny")
     assert told.items() <= losses(store, "runs/whole").items(), f"killed at step {target}"
     assert set(range(done + 1, 81)) <= told.keys()
     assert run.mixture == whole.mixture
+
+
+def _tensors(store: Store, checkpoint: str, cache: Path) -> dict[str, Tensor]:
+    with manifests.fetch(store, checkpoint, cache) as folder:
+        return load_tensors(folder / "model/model.safetensors")
 
 
 # Kills itself without warning once the given step is done.
@@ -151,9 +156,9 @@ def test_a_half_written_or_damaged_checkpoint_is_passed_over(store: Store, tmp_p
     store.put("runs/tiny/checkpoints/step-99/model/model.safetensors", b"half")
     assert checkpoints.steps() == [11, 8]
     store.put("runs/tiny/checkpoints/step-11/model/model.safetensors", b"altered")
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert '"step": 8' in (latest / "state.json").read_text()
+    with checkpoints.latest() as latest:
+        assert latest is not None
+        assert '"step": 8' in (latest / "state.json").read_text()
 
 
 def test_what_is_missing_is_named(store: Store, tmp_path: Path) -> None:

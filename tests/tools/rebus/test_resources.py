@@ -8,8 +8,9 @@ import pytest
 
 from rebus.client import Client
 from rebus.errors import NotFoundError
+from rebus.jobs.logs import LogWriter
 from rebus.store import Store, documents
-from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.common_pb2 import JobExit, JobStatus
 from rebus.v1.dataset_pb2 import Dataset, ListDatasetsRequest
 from rebus.v1.training_pb2 import Run
 from services.harness.embedded import hosted
@@ -120,3 +121,21 @@ def test_listing_walks_pages_and_stops_at_the_limit(store: Store, monkeypatch: p
 def test_durations_and_sizes_read_well() -> None:
     assert [duration(s) for s in (-1, 5, 119, 120, 7200, 200_000)] == ["0s", "5s", "119s", "2m", "2h", "2d"]
     assert [size(n) for n in (0, 1023, 1536, 5 << 30)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+
+
+def test_logs_are_read_from_the_store(rebus: Command, history: Store) -> None:
+    writer = LogWriter(history, "runs/r", chunk_bytes=100, chunks=2)
+    writer.write("epoch 1\nloss 0.5 très bien\n".encode())
+    writer.flush()
+    for name in ("r", "runs/r", "runs/latest", "latest"):
+        assert rebus("runs", "logs", name).stdout == "epoch 1\nloss 0.5 très bien\n"
+    assert rebus("runs", "logs", "evaluations/e").stdout == ""
+    assert "is not the name of a job" in rebus("runs", "logs", "datasets/d").stderr
+    assert rebus("runs", "logs", "nothing").stderr == "error: no runs/nothing\n"
+
+
+def test_a_run_shows_what_ended_it(rebus: Command, history: Store) -> None:
+    job = JobStatus(state=JobStatus.FAILED, exit=JobExit(reason=JobExit.OUT_OF_MEMORY, signal="SIGKILL"))
+    documents.create(history, Run(name="runs/z", recipe="name: z", job=job))
+    line = next(line for line in rebus("runs", "show", "z").stdout.splitlines() if line.startswith("ended by"))
+    assert line.split(maxsplit=2)[2] == "out of memory (SIGKILL)"

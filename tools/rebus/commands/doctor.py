@@ -197,7 +197,7 @@ def _first_failure(store: Store) -> str:
         store.delete(path)
 
 
-def _accepts(write: Callable[[], None], refusal: type[RebusError]) -> bool:
+def _accepts(write: Callable[[], object], refusal: type[RebusError]) -> bool:
     try:
         write()
     except refusal:

@@ -11,12 +11,12 @@ import yaml
 from pipelines.recipe_files import read_recipe
 from rebus.client import Client
 from rebus.errors import invalid
-from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.common_pb2 import JobExit, JobStatus
 from rebus.v1.training_pb2 import CreateRunRequest, ListRunsRequest, ResumeRunRequest, Run
 from tools.rebus import listing, names
 from tools.rebus.follow import follow
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fields, print_json, print_table, say
-from tools.rebus.session import Session, connected
+from tools.rebus.session import Session, connected, stored
 from tools.rebus.settings import overlay, pairs
 
 runs = typer.Typer(no_args_is_help=True, help="Runs, and jobs of every kind: list, show, watch, cancel, resume.")
@@ -90,6 +90,7 @@ def _print_run(run: Run, format: Format) -> None:
         ("name", run.name),
         ("state", state_of(run.job)),
         ("error", run.job.error.message),
+        ("ended by", exit_of(run.job)),
         ("step", run.step),
         ("seed", run.seed),
         *((f"dataset {name}", version) for name, version in sorted(run.datasets.items())),
@@ -108,6 +109,12 @@ def state_of(job: JobStatus) -> str:
     """``running 40%``, ``succeeded``: a job's state for people."""
     text = JobStatus.State.Name(job.state).lower()
     return f"{text} {job.progress:.0%}" if job.state == JobStatus.RUNNING else text
+
+
+def exit_of(job: JobStatus) -> str:
+    """``out of memory (SIGKILL)``: what ended a job's last attempt; empty if that ended well or goes on."""
+    text = JobExit.Reason.Name(job.exit.reason).lower().replace("_", " ") if job.exit.reason else ""
+    return f"{text} ({job.exit.signal})" if job.exit.signal else text
 
 
 @runs.command("list")
@@ -149,6 +156,24 @@ def watch(session: Session, job: JobArgument, format: FormatOption = Format.TABL
         print_json(done)
         return
     print_fields((("name", name), ("state", state_of(done.job))))
+
+
+@runs.command("logs")
+@stored
+def show_logs(session: Session, job: JobArgument) -> None:
+    """Prints what a job has written to its output so far; reads the store itself."""
+    from rebus.jobs import kinds, logs
+    from rebus.store import Store, documents
+
+    store = Store.open(session.store_url)
+    name = job if "/" in job else f"runs/{job}"
+    cls = documents.TYPES[kinds.collection_of(name)]
+    if name.endswith(f"/{names.LATEST}"):
+        newest, _ = documents.list_page(store, cls, page_size=1, newest_first=True)
+        name = newest[0].name if newest else name  # pyright: ignore[reportAttributeAccessIssue]
+    documents.get(store, cls, name)
+    for chunk in logs.read(store, name):
+        typer.echo(chunk.decode(errors="replace"), nl=False)
 
 
 @runs.command()

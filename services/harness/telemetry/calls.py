@@ -1,0 +1,138 @@
+"""Every call of our own methods as a span and in the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from rebus import tracing
+from services.harness.telemetry.metrics import UNKNOWN, MethodMetrics, Metrics, methods_of
+
+# Codes that mean that the server failed; with the others it did what it should
+# (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/).
+_SERVER_ERRORS = {
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+# Not counted: probes would drown the rest.
+_INFRASTRUCTURE = "/grpc."
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current_method() -> str:
+    """``/rebus.v1.Service/Method`` of the call that this task answers; empty outside a call."""
+    call = _current.get()
+    return call.path if call is not None else ""
+
+
+def current_trace_id() -> str:
+    """The trace id of what runs now, in hex; outside any trace a new one, so that there is always one to show."""
+    span_context = trace.get_current_span().get_span_context()
+    if not span_context.is_valid:
+        span_context = tracing.random_span(sampled=False).get_span_context()
+    return trace.format_trace_id(span_context.trace_id)
+
+
+class Calls:
+    """All calls of one server."""
+
+    def __init__(self, metrics: Metrics, services: Iterable[str]) -> None:
+        self._methods = {
+            f"/{service}/{method}": _Method(service, method, metrics.method(service, method, kind))
+            for service, method, kind in methods_of(services)
+        }
+        self._unknown = metrics.method(UNKNOWN, UNKNOWN, UNKNOWN)
+
+    def begin(self, path: str, metadata: Any) -> Call | None:
+        """Notes a call's arrival; its span is current for the rest of the task. ``None`` for what is not observed."""
+        method = self._methods.get(path)
+        # gRPC answers each call in a task of its own, which ends with it: nothing set here needs to be taken back.
+        call = None if method is None else Call(path, method, metadata)
+        _current.set(call)
+        return call
+
+    def current(self) -> Call:
+        """The call that this task answers, which ``begin`` returned."""
+        call = _current.get()
+        assert call is not None
+        return call
+
+    def unknown(self, path: str) -> None:
+        """Counts a call of a method that no service has."""
+        if not path.startswith(_INFRASTRUCTURE):
+            self._unknown.handled(grpc.StatusCode.UNIMPLEMENTED).inc()
+
+
+class _Method:
+    """What all calls of one method share."""
+
+    def __init__(self, service: str, method: str, metrics: MethodMetrics) -> None:
+        self.metrics = metrics
+        self.span_name = f"{service}/{method}"
+        self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+
+
+class Call:
+    """One call: its span is current for the rest of the task. As a context manager, it is in flight and then ends.
+
+    A call whose request cannot be read never gets that far, and is not counted.
+    """
+
+    def __init__(self, path: str, method: _Method, metadata: Any) -> None:
+        # ``/rebus.v1.Service/Method``.
+        self.path = path
+        self._metrics = method.metrics
+        self._started = time.perf_counter()
+        self._context: Any = None
+        header = next((value for key, value in metadata or () if key == tracing.HEADER), "")
+        self._span: Span = tracing.tracer.start_span(
+            method.span_name,
+            tracing.context_of(header) if isinstance(header, str) and header else None,
+            SpanKind.SERVER,
+            method.attributes,
+        )
+        if not self._span.get_span_context().is_valid:
+            self._span = tracing.random_span(sampled=False)  # nothing is exported; logs and jobs share its ids
+        otel_context.attach(trace.set_span_in_context(self._span))
+
+    def within(self, context: Any) -> Call:
+        """The call with what gRPC knows of it."""
+        self._context = context
+        return self
+
+    def __enter__(self) -> None:
+        self._metrics.in_flight.inc()
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        code = self._code(error)
+        self._metrics.in_flight.dec()
+        self._metrics.handled(code).inc()
+        self._metrics.seconds.observe(time.perf_counter() - self._started)
+        if self._span.is_recording():
+            self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+            if code in _SERVER_ERRORS:
+                self._span.set_status(Status(StatusCode.ERROR, code.name))
+        self._span.end()
+
+    def _code(self, error: BaseException | None) -> grpc.StatusCode:
+        if error is None:
+            return grpc.StatusCode.OK
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            left = self._context.time_remaining()
+            passed = left is not None and left <= 0
+            return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+        code = self._context.code()
+        return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
