@@ -32,7 +32,7 @@ def hosted(
     """
 
     def make() -> Host:
-        used = runtime or Runtime.open(store_url, limits)
+        used = runtime or Runtime.open(store_url, limits=limits)
         return Host(load(names), used, address="127.0.0.1:0", security=security, telemetry=telemetry)
 
     with hosting(make) as endpoint:

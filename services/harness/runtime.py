@@ -18,10 +18,11 @@ from google.protobuf.message import Message
 
 from rebus import cancellation, tracing
 from rebus.errors import invalid
-from rebus.jobs import Executor, LocalExecutor, ResourceRequest, status
+from rebus.jobs import Executor, ResourceRequest, status
 from rebus.jobs.events import EventCursor
 from rebus.store import Store, documents, requests
 from rebus.v1.common_pb2 import JobEvent, JobStatus
+from services.executors import open_executor
 from services.harness.limits import Limits
 
 CACHE_ENV = "REBUS_CACHE"
@@ -51,8 +52,15 @@ class Runtime:
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
-    def open(cls, store_url: str, limits: Limits | None = None) -> Runtime:
-        """Opens the store and a cache folder of this machine for it (below ``REBUS_CACHE``).
+    def open(
+        cls,
+        store_url: str,
+        executor: str = "local",
+        executor_settings: Path | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> Runtime:
+        """Opens the store, a cache folder of this machine for it (below ``REBUS_CACHE``), and the named executor.
 
         Without ``limits``, they are the defaults with what ``REBUS_LIMITS`` sets.
         """
@@ -62,7 +70,8 @@ class Runtime:
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return cls(store, LocalExecutor(store, cache_dir), cache_dir, Limits.of(()) if limits is None else limits)
+        opened = open_executor(executor, store, cache_dir, executor_settings)
+        return cls(store, opened, cache_dir, Limits.of(()) if limits is None else limits)
 
     def start_job(self, message: M, request: Message, resources: ResourceRequest | None = None) -> M:
         """Stores a new job and starts it; a repeated ``request`` returns the first one untouched.

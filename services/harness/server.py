@@ -18,8 +18,9 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from rebus import tracing
-from rebus.errors import InvalidArgumentError, RebusError, UnavailableError
+from rebus.errors import RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
+from services.executors.choice import EXECUTOR_ENV, EXECUTORS, SETTINGS_ENV
 from services.harness.address import join
 from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
@@ -167,12 +168,24 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
         help=f"another bound, e.g. calls.concurrent=16; repeatable (default: ${LIMITS_ENV}, then services/README.md)",
     )
     add_arguments(parser)
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=os.environ.get(EXECUTOR_ENV) or EXECUTORS[0],
+        help=f"where jobs run (default: ${EXECUTOR_ENV}, or {EXECUTORS[0]})",
+    )
+    parser.add_argument(
+        "--executor-settings",
+        type=Path,
+        default=os.environ.get(SETTINGS_ENV),
+        help=f"YAML settings of the kubernetes executor (default: ${SETTINGS_ENV})",
+    )
     args = parser.parse_args(argv)
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
     try:
-        limits = Limits.of(args.limit)
-    except InvalidArgumentError as error:
+        runtime = Runtime.open(args.store, args.executor, args.executor_settings, limits=Limits.of(args.limit))
+    except RebusError as error:
         parser.error(str(error))
     configure_logs(args.log_format)
     if args.audit_log:
@@ -181,7 +194,6 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     try:
         settings = security.from_arguments(args)
         telemetry = Telemetry(TelemetrySettings(metrics_port=args.metrics_port, metrics_host=args.host))
-        runtime = Runtime.open(args.store, limits)
         address = join(args.host, args.port)
         host = Host(load(names), runtime, address=address, security=settings, telemetry=telemetry)
         asyncio.run(host.serve())

@@ -16,14 +16,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines.components.base import IMAGE
+from services.executors.choice import EXECUTOR_ENV, SETTINGS_ENV
+from services.executors.kubernetes.naming import Attempt
+from services.executors.kubernetes.settings import KubernetesSettings, settings_from_mapping
 from services.harness.telemetry.telemetry import METRICS_PORT_ENV
+from tests.kube_schema import check_schema
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
-# The v1 schemas of the Gateway API's CRDs (Apache-2.0), descriptions and status dropped, unknown fields refused.
-SCHEMAS = Path(__file__).resolve().parent / "schemas"
 RENDERED = ("base", "overlays/local", "overlays/production")
-KUBERNETES = "1.32"
 SERVICES = ("ingest", "training", "retrieval", "generation", "evaluation")
+WITH_JOBS = {f"rebus-{name}" for name in SERVICES if name != "generation"}
 Object = dict[str, Any]
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: nothing is rendered")
@@ -53,12 +56,8 @@ def containers(path: str) -> Iterator[tuple[Object, Object]]:
             yield pod, container
 
 
-def check_schema(item: Object) -> None:
-    """Strictly against the schema of the object's kind; a kind without a schema is an error."""
-    if item["apiVersion"].startswith("gateway.networking.k8s.io/"):
-        jsonschema.validate(item, json.loads((SCHEMAS / f"{item['kind'].lower()}.json").read_text()))
-    else:
-        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+def volumes_of(pod: Object) -> dict[str, Object]:
+    return {volume["name"]: volume for volume in pod.get("volumes", [])}
 
 
 @pytest.mark.parametrize("path", RENDERED)
@@ -85,7 +84,7 @@ def test_every_container_is_bounded_probed_and_unprivileged(path: str) -> None:
     for pod, container in found:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is ("executor" in volumes_of(pod))
         assert not pod.get("hostNetwork")
         assert all(volume.keys() & {"emptyDir", "secret", "configMap"} for volume in pod.get("volumes", []))
         security = container["securityContext"]
@@ -144,17 +143,19 @@ def test_references_resolve(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", RENDERED)
-def test_only_the_service_without_jobs_has_replicas(path: str) -> None:
+def test_a_service_that_runs_jobs_in_its_own_pod_is_never_doubled(path: str) -> None:
     scaled = {s["spec"]["scaleTargetRef"]["name"] for s in of_kind(path, "HorizontalPodAutoscaler").values()}
     for name, item in of_kind(path, "Deployment").items():
+        found = (item["spec"].get("replicas"), item["spec"]["strategy"]["type"])
         if name in scaled:
-            assert name == "rebus-generation"
-            assert "replicas" not in item["spec"]
+            assert (name, found) == ("rebus-generation", (None, "RollingUpdate"))
+        elif "executor" in volumes_of(item["spec"]["template"]["spec"]):
+            assert found == (2, "RollingUpdate")
         else:
-            assert (item["spec"]["replicas"], item["spec"]["strategy"]["type"]) == (1, "Recreate")
+            assert found == (1, "Recreate")
 
 
-@pytest.mark.parametrize("path", RENDERED)
+@pytest.mark.parametrize("path", ["base", "overlays/local"])
 def test_nothing_may_call_the_kubernetes_api(path: str) -> None:
     assert not of_kind(path, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
     assert all(a["automountServiceAccountToken"] is False for a in of_kind(path, "ServiceAccount").values())
@@ -175,9 +176,71 @@ def test_metrics_are_served_where_scrapers_are_told_and_let_in(path: str) -> Non
             p
             for p in of_kind(path, "NetworkPolicy").values()
             if p["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+            and "Ingress" in p["spec"]["policyTypes"]
         )
         (rule,) = (r for r in policy["spec"]["ingress"] if {"port": port} in r["ports"])
         assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"rebus.dev/monitoring": "true"}}}]
+
+
+def test_production_lets_the_services_with_jobs_make_jobs_and_nothing_else() -> None:
+    path = "overlays/production"
+    assert not of_kind(path, "ClusterRole", "ClusterRoleBinding")
+    (role,), (binding,) = of_kind(path, "Role").values(), of_kind(path, "RoleBinding").values()
+    granted = {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    workload = {"create", "get", "list", "watch", "delete"}
+    assert granted == {
+        ("batch", "jobs"): workload,
+        ("trainer.kubeflow.org", "trainjobs"): workload,
+        ("", "pods"): {"list", "watch"},
+        ("", "pods/log"): {"get"},
+    }
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    subjects = {(s["kind"], s["name"], s["namespace"]) for s in binding["subjects"]}
+    namespace = role["metadata"]["namespace"]
+    assert subjects == {("ServiceAccount", name, namespace) for name in WITH_JOBS}
+    mounting = {n for n, d in of_kind(path, "Deployment").items() if "executor" in volumes_of(pod_of(d))}
+    assert mounting == WITH_JOBS
+    assert all(a["automountServiceAccountToken"] is False for a in of_kind(path, "ServiceAccount").values())
+
+
+def pod_of(deployment: Object) -> Object:
+    return deployment["spec"]["template"]["spec"]
+
+
+def production_settings() -> KubernetesSettings:
+    config_map = volumes_of(pod_of(of_kind("overlays/production", "Deployment")["rebus-training"]))["executor"]
+    data = of_kind("overlays/production", "ConfigMap")[config_map["configMap"]["name"]]["data"]
+    return settings_from_mapping(yaml.safe_load(data["settings.yaml"]))
+
+
+def test_the_settings_of_the_executor_are_those_of_the_services() -> None:
+    settings = production_settings()
+    assert (settings.image, settings.namespace) == (IMAGE, "rebus")
+    assert settings.service_account in of_kind("overlays/production", "ServiceAccount")
+    for name in WITH_JOBS:
+        (container,) = pod_of(of_kind("overlays/production", "Deployment")[name])["containers"]
+        values = {variable["name"]: variable.get("value") for variable in container["env"]}
+        (mount,) = (m for m in container["volumeMounts"] if m["name"] == "executor")
+        assert (values[EXECUTOR_ENV], values[SETTINGS_ENV]) == ("kubernetes", f"{mount['mountPath']}/settings.yaml")
+        assert settings.store_secret in [s["secretRef"]["name"] for s in container["envFrom"] if "secretRef" in s]
+
+
+def test_pods_of_jobs_are_governed_and_get_no_calls() -> None:
+    labels = Attempt("runs/x", 1, "s3://rebus").labels
+    policies = [
+        policy
+        for policy in of_kind("overlays/production", "NetworkPolicy").values()
+        if policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    ]
+    assert [sorted(policy["spec"]["policyTypes"]) for policy in policies] == [["Egress", "Ingress"]]
+    for path in RENDERED:
+        for service in of_kind(path, "Service").values():
+            assert not service["spec"]["selector"].items() <= labels.items()
 
 
 def test_production_routes_every_grpc_service_to_the_deployment_that_answers_it() -> None:

@@ -78,7 +78,9 @@ def test_a_duplicate_is_an_error(connector: type) -> None:
 
 
 def test_every_error_survives_the_wire() -> None:
-    for cls in (RebusError, *RebusError.__subclasses__()):
+    own = [cls for cls in RebusError.__subclasses__() if cls.__module__ == RebusError.__module__]
+    assert own
+    for cls in (RebusError, *own):
         error = cls("text", metadata={"k": "v"})
         back = from_status(to_status(error))
         assert (type(back), str(back), back.metadata) == (cls, "text", {"k": "v"})

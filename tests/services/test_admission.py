@@ -272,7 +272,7 @@ def blocking(store: Store, limits: Limits) -> Iterator[tuple[Blocking, str]]:
         training_pb2_grpc.add_TrainingServiceServicer_to_server(servicer, server)
 
     service = Service(("rebus.v1.TrainingService",), add)
-    with hosting(lambda: Host([service], Runtime.open(store.url, limits), address="127.0.0.1:0")) as endpoint:
+    with hosting(lambda: Host([service], Runtime.open(store.url, limits=limits), address="127.0.0.1:0")) as endpoint:
         try:
             yield servicer, endpoint
         finally:

@@ -60,7 +60,7 @@ def serving(store: Store, servicer: Any, add_to: Any, name: str, limits: Limits 
         add_to(servicer, server)
 
     service = Service((name,), add)
-    with hosting(lambda: Host([service], Runtime.open(store.url, limits), address="127.0.0.1:0")) as endpoint:
+    with hosting(lambda: Host([service], Runtime.open(store.url, limits=limits), address="127.0.0.1:0")) as endpoint:
         yield endpoint
 
 

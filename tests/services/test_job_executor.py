@@ -315,3 +315,20 @@ def test_a_recipe_asks_for_more_than_there_is(store: Store) -> None:
         with pytest.raises(InvalidArgumentError, match="recipe.resources"):
             client.training.CreateRun(CreateRunRequest(run=Run(recipe=yaml.safe_dump(recipe), datasets=bound)))
     assert not list(documents.list_all(store, Run))
+
+
+def test_a_supervisor_whose_starter_was_killed_is_known_all_the_same(jobs: Jobs) -> None:
+    """Found by ``tools.chaos.kill``: it was not recorded, and the second one's end was taken for the job's."""
+    name = status.create(jobs.store, Run(recipe="wait"), host=jobs.executor.host, resources=Resources(cpus=1))[0].name
+    arguments = ["--store", jobs.store.url, "--name", name, "--cache-dir", str(jobs.cache_dir)]
+    command = [sys.executable, "-m", "rebus.jobs.supervisor", *arguments, "--host", jobs.executor.host]
+    with subprocess.Popen(command) as unrecorded:
+        jobs.wait(name, JobStatus.RUNNING)
+        assert jobs.supervisor(name).pid == unrecorded.pid
+        with subprocess.Popen(command) as second:
+            assert second.wait(WAIT_SECONDS) == 0
+        jobs.another().schedule()
+        assert (jobs.job(name).state, jobs.job(name).attempts) == (JobStatus.RUNNING, 1)
+        status.request_cancel(jobs.store, name)
+        jobs.executor.cancel(name)
+    assert jobs.job(name).state == JobStatus.CANCELLED

@@ -174,7 +174,8 @@ class Driver:
 
     def _ask_again(self, number: int, request_id: str, lines: Lines) -> None:
         """The caller who got no answer asks again; the same job answers."""
-        name = self._runtime.start_job(victim.ingestion(number), request_id).name
+        request = victim.ingestion(number, request_id)
+        name = self._runtime.start_job(request.ingestion, request).name
         for line in lines:
             if line["operation"] == "job" and line["done"] and line["name"] != name:
                 self.tally.lost.append(f"{line['name']}: acknowledged, and {name} answers the same request")

@@ -17,7 +17,7 @@ from google.protobuf import struct_pb2
 
 from rebus.jobs.events import EventLog
 from rebus.store import Store, manifests, model_versions
-from rebus.v1.dataset_pb2 import Ingestion, Source
+from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source
 from services.harness.runtime import Runtime
 
 MODEL = "models/chaos"
@@ -44,12 +44,13 @@ def is_whole(data: bytes) -> bool:
     return hashlib.sha256(data[32:]).digest() == data[:32]
 
 
-def ingestion(round_number: int) -> Ingestion:
-    """A small real job."""
+def ingestion(round_number: int, request_id: str = "") -> CreateIngestionRequest:
+    """The request for a small real job."""
     settings = struct_pb2.Struct()
     settings.update({"num_scenes": 3, "seed": round_number})
     source = Source(reader="scenes", settings=settings)
-    return Ingestion(dataset=f"datasets/chaos-{round_number}", sources=[source])
+    wanted = Ingestion(dataset=f"datasets/chaos-{round_number}", sources=[source])
+    return CreateIngestionRequest(ingestion=wanted, request_id=request_id)
 
 
 class Victim:
@@ -89,9 +90,9 @@ class Victim:
         say("alias", True, version=version)
 
 
-def start_job(runtime: Runtime, round_number: int, request_id: str) -> None:
+def start_job(runtime: Runtime, request: CreateIngestionRequest) -> None:
     say("job", False)
-    say("job", True, name=runtime.start_job(ingestion(round_number), request_id).name)
+    say("job", True, name=runtime.start_job(request.ingestion, request).name)
 
 
 def writes(victim: Victim, rng: random.Random) -> Iterator[Callable[[], None]]:
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     say("ready", True)
     for number, write in enumerate(writes(victim, rng)):
         if number == args.job_after:
-            start_job(runtime, args.round, args.request_id)
+            start_job(runtime, ingestion(args.round, args.request_id))
         write()
     return 0
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +18,15 @@ from rebus.errors import NotFoundError, RebusError, ResourceExhaustedError
 from rebus.jobs import active, exits, hosts, status
 from rebus.jobs.kinds import KINDS, collection_of
 from rebus.jobs.preemption import interrupt
-from rebus.jobs.processes import ProcessRecord, kill_marked, mark_of, process_path, read_record, write_record
+from rebus.jobs.processes import (
+    ProcessRecord,
+    kill_marked,
+    machine_lock,
+    mark_of,
+    process_path,
+    read_record,
+    write_record,
+)
 from rebus.jobs.resources import ResourceRequest, claim_of
 from rebus.jobs.settings import JobSettings
 from rebus.store import Store, documents
@@ -154,7 +159,7 @@ class LocalExecutor:
         The first that does not fit keeps all behind it waiting, so that small jobs never starve a large one; those
         behind it are looked at once a lease only, so that a long queue costs little.
         """
-        with self._locked():
+        with machine_lock(self._cache_dir):
             self._reap()
             records, room, whole = (
                 self._records(),
@@ -278,7 +283,7 @@ class LocalExecutor:
         return process_path(self._cache_dir, "").parent
 
     def _alive(self, process: psutil.Process) -> bool:
-        with self._locked():
+        with machine_lock(self._cache_dir):
             self._reap()
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
@@ -288,11 +293,3 @@ class LocalExecutor:
 
     def _job(self, name: str) -> JobStatus:
         return status.job_of(documents.get(self._store, documents.type_of(name), name))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One scheduler at a time on this machine, across stores, processes and threads."""
-        self._cache_dir.parent.mkdir(parents=True, exist_ok=True)
-        with (self._cache_dir.parent / "jobs.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -1,7 +1,8 @@
 """Evidence that the kernel killed for lack of memory: the counters it keeps of such kills.
 
 Linux documents them in ``admin-guide/cgroup-v2.rst`` (``memory.events``), ``cgroup-v1/memory.rst``
-(``memory.oom_control``) and, for the whole machine, ``/proc/vmstat``; each has a line ``oom_kill N``.
+(``memory.oom_control``); each has a line ``oom_kill N`` and counts kills within one group of processes.
+The count of the whole machine (``/proc/vmstat``) is left out: it would blame a job for another's lack of memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_VMSTAT = Path("/proc/vmstat")
 
 
 class OomWatch:
@@ -34,7 +34,7 @@ class OomWatch:
 
 def own_counters(proc_cgroup: Path = Path("/proc/self/cgroup")) -> list[Path]:
     """The counters that a kill of this process's children would show in."""
-    found = [_VMSTAT]
+    found: list[Path] = []
     try:
         lines = proc_cgroup.read_text().splitlines()
     except OSError:

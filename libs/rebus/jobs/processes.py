@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,29 @@ def write_record(path: Path, record: ProcessRecord) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(dataclasses.asdict(record)))
     temporary.replace(path)
+
+
+@contextmanager
+def machine_lock(cache_dir: Path) -> Iterator[None]:
+    """One at a time on this machine, across stores, processes and threads: to start jobs and to change records."""
+    cache_dir.parent.mkdir(parents=True, exist_ok=True)
+    with (cache_dir.parent / "jobs.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def register(cache_dir: Path, name: str, claim: Mapping[str, object]) -> bool:
+    """Makes this process the supervisor of a job; False if another live one is.
+
+    Who starts a supervisor records it too, and may be killed before it does.
+    """
+    path = process_path(cache_dir, name)
+    with machine_lock(cache_dir):
+        record = read_record(path)
+        if record is not None and record.pid != os.getpid() and record.process() is not None:
+            return False
+        write_record(path, ProcessRecord.of(os.getpid(), claim))
+        return True
 
 
 def mark_of(store_url: str, name: str) -> str:

@@ -26,7 +26,8 @@ from rebus.jobs.executor import LocalExecutor
 from rebus.jobs.logs import LogWriter
 from rebus.jobs.oom import OomWatch
 from rebus.jobs.preemption import interrupt
-from rebus.jobs.processes import JOB_ENV, kill_descendants, mark_of, process_path, read_record
+from rebus.jobs.processes import JOB_ENV, kill_descendants, mark_of, process_path, read_record, register
+from rebus.jobs.resources import claim_of
 from rebus.jobs.settings import JobSettings
 from rebus.jobs.tracing import traced
 from rebus.jobs.worker import TAKEN
@@ -65,6 +66,10 @@ class Supervisor:
         job = patiently(self._job)
         if job.state != JobStatus.QUEUED or job.host != self._host:
             return True  # another supervisor has it
+        if not register(
+            self._cache_dir, self._name, claim_of(job.resources, tuple(filter(None, self._gpus.split(","))))
+        ):
+            return True
         attempt = job.attempts + 1
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)

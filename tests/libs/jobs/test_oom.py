@@ -22,11 +22,10 @@ def test_counters_follow_the_cgroup_of_the_process(tmp_path: Path) -> None:
     file = tmp_path / "cgroup"
     file.write_text("5:cpu,memory:/a/b\n0::/c\n")
     assert [str(path) for path in own_counters(file)] == [
-        "/proc/vmstat",
         "/sys/fs/cgroup/memory/a/b/memory.oom_control",
         "/sys/fs/cgroup/c/memory.events",
     ]
-    assert own_counters(tmp_path / "none") == [Path("/proc/vmstat")]
+    assert own_counters(tmp_path / "none") == []
 
 
 def test_only_kills_of_the_last_two_ticks_count(tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_a_kill_without_such_evidence_stays_a_kill() -> None:
 @pytest.fixture
 def small_cgroup() -> Iterator[Path]:
     """A memory cgroup of 64 MiB below this process's own."""
-    own = next((path.parent for path in own_counters()[1:] if os.access(path.parent, os.W_OK)), None)
+    own = next((path.parent for path in own_counters() if os.access(path.parent, os.W_OK)), None)
     folder = own / f"rebus-test-{os.getpid()}" if own else None
     try:
         if folder is None:
@@ -70,7 +69,8 @@ def small_cgroup() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_real_kill_for_lack_of_memory_is_counted(small_cgroup: Path) -> None:
-    watch = OomWatch()
+    name = "memory.events" if (small_cgroup / "memory.events").exists() else "memory.oom_control"
+    watch = OomWatch([small_cgroup / name])
     join = f"open({str(small_cgroup / 'cgroup.procs')!r}, 'w').write(str(__import__('os').getpid()))"
     eat = "data = []\nwhile True: data.append(bytearray(1 << 20))"
     done = subprocess.run([sys.executable, "-S", "-c", f"{join}\n{eat}"], check=False, timeout=120)

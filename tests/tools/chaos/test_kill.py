@@ -89,7 +89,7 @@ def test_a_job_without_result_and_one_that_failed_by_itself_are_noticed(driver: 
     from rebus.jobs import exits, status
     from rebus.v1.common_pb2 import JobStatus
 
-    hollow, failed = (status.create(store, victim.ingestion(n))[0].name for n in (1, 2))
+    hollow, failed = (status.create(store, victim.ingestion(n).ingestion)[0].name for n in (1, 2))
     status.transition(store, hollow, JobStatus.SUCCEEDED)
     error, exit = exits.of_process(3, [], oom_killed=False)
     status.transition(store, failed, JobStatus.FAILED, error=error, exit=exit)
