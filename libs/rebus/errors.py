@@ -40,8 +40,11 @@ class RebusError(Exception):
         *,
         violations: Sequence[FieldViolation] = (),
         metadata: Mapping[str, str] | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
+        # Set where nothing was done and the same call may come again after this many seconds.
+        self.retry_seconds = retry_seconds
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
 

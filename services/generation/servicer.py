@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 
+from rebus import cancellation
 from rebus.generation import Chunk, Generator, Prompt, Sampling
 from rebus.v1 import generation_pb2 as pb
 from rebus.v1 import generation_pb2_grpc as pb_grpc
@@ -25,25 +24,26 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     """Streams answers."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self._store = runtime.store
         self._models = ModelCache(runtime, "mllm", Generator.load)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        scope = cancellation.current()
         name, generator = await run(self._models.get, request.model_version)
-        cancelled = threading.Event()
-        sample = prompt_from_proto(request.segments)
+        sample = await run(prompt_from_proto, request.segments, self._store)
         prompt = Prompt(segments=sample.segments, media=sample.media)
-        chunks = await run(generator.stream, prompt, _sampling(request.sampling), cancelled.is_set)
+        chunks = await run(generator.stream, prompt, _sampling(request.sampling), scope.stopped)
         try:
             while (chunk := await run(next, chunks, None)) is not None:
                 yield _response(chunk, name)
                 name = ""
         finally:
-            cancelled.set()
-            await asyncio.shield(run(_close, chunks))
+            scope.cancel()
+            scope.when_idle(lambda: _close(chunks))
 
 
 def _close(chunks: Iterator[Chunk]) -> None:
-    """Frees the request's cache as soon as nobody reads on; the stream ends at its next check."""
+    """Frees the request's cache as soon as nobody reads on."""
     close = getattr(chunks, "close", None)
     if close is not None:
         close()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from google.protobuf import json_format, struct_pb2
 
+from rebus import cancellation
 from rebus.config import to_plain
+from rebus.data.images import ImageLimits
 from rebus.data.sample import Role, Sample, Segment
+from rebus.errors import NotFoundError, invalid
+from rebus.store import Store
+from rebus.store import media as media_objects
 from rebus.v1 import common_pb2 as pb
+from rebus.v1.retrieval_pb2 import Query
+
+MAX_IMAGE_BYTES = ImageLimits().max_bytes
+# What the uploaded images of one request may hold together.
+MAX_REFERRED_BYTES = 64 << 20
 
 _ROLES: dict[int, Role] = {
     pb.Segment.ROLE_UNSPECIFIED: "user",
@@ -45,15 +55,53 @@ def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
     return message
 
 
-def prompt_from_proto(segments: Iterable[pb.Segment]) -> Sample:
-    """A prompt as a sample: its segments in order, images collected as media."""
+def prompt_from_proto(segments: Sequence[pb.Segment], store: Store) -> Sample:
+    """A prompt as a sample: its segments in order, images collected as media, uploaded ones read from the store."""
+    images = read_images(segments, store, [f"segments[{at}]" for at in range(len(segments))])
     media: list[bytes] = []
     converted: list[Segment] = []
-    for segment in segments:
+    for segment, image in zip(segments, images, strict=True):
         role = _ROLES[segment.role]
-        if segment.WhichOneof("content") == "image":
-            media.append(segment.image)
+        if image is not None:
+            media.append(image)
             converted.append(Segment(type="image", role=role, media=len(media) - 1, branch=segment.branch))
         else:
             converted.append(Segment(role=role, text=segment.text, branch=segment.branch))
     return Sample(id="prompt", segments=converted, media=media)
+
+
+def read_images(
+    contents: Sequence[pb.Segment] | Sequence[Query], store: Store, fields: Sequence[str]
+) -> list[bytes | None]:
+    """The encoded image of each segment or query, ``None`` for one of text; uploaded ones are read from the store.
+
+    ``fields`` name the messages in errors: ``NotFoundError`` for what was not uploaded, ``InvalidArgumentError`` if one
+    is larger than an image may be, or all together are more than a request may refer to.
+    """
+    total = 0
+    for content, field in zip(contents, fields, strict=True):
+        if content.WhichOneof("content") == "image_ref":
+            total += _checked_size(content.image_ref, store, f"{field}.image_ref")
+            if total > MAX_REFERRED_BYTES:
+                raise invalid(f"{field}.image_ref", f"the request refers to more than {MAX_REFERRED_BYTES} bytes")
+    return [_image_of(content, store) for content in contents]
+
+
+def _checked_size(name: str, store: Store, field: str) -> int:
+    try:
+        size = media_objects.size_of(store, name)
+    except NotFoundError as error:
+        raise NotFoundError(f"{field}: {error}", metadata=error.metadata) from None
+    if size > MAX_IMAGE_BYTES:
+        raise invalid(field, f"{name} has {size} bytes; an image has at most {MAX_IMAGE_BYTES}")
+    return size
+
+
+def _image_of(content: pb.Segment | Query, store: Store) -> bytes | None:
+    kind = content.WhichOneof("content")
+    if kind == "image":
+        return content.image
+    if kind != "image_ref":
+        return None
+    cancellation.current().check()
+    return media_objects.read(store, content.image_ref)

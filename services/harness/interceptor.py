@@ -1,11 +1,13 @@
-"""The one interceptor: admits callers, checks requests against the rules in the protos, writes the audit log, turns
-errors into rich statuses, logs calls."""
+"""The one interceptor: observes calls, admits callers and calls, bounds their time, checks requests against the rules
+in the protos, writes the audit log, turns errors into rich statuses, logs calls."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -14,10 +16,13 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from rebus.errors import FieldViolation, InvalidArgumentError, RebusError, invalid
+from rebus import cancellation
+from rebus.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, RebusError, invalid
 from rebus.status import to_status
+from services.harness.admission import Admission
 from services.harness.auth import AccessControl, AuditLog
-from services.harness.telemetry import current_trace_id
+from services.harness.policies import policy_of
+from services.harness.telemetry import Call, Calls, current_trace_id
 from services.harness.trailers import fitted
 
 log = logging.getLogger("rebus.rpc")
@@ -27,38 +32,40 @@ MALFORMED = any_pb2.Any(type_url="rebus.dev/malformed")
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Admits or refuses every call; wraps every unary and server-streaming method of ``rebus.v1``."""
+    """Admits or refuses every call; wraps every unary, server-streaming and client-streaming method of ``rebus.v1``."""
 
-    def __init__(self, access: AccessControl) -> None:
+    def __init__(self, access: AccessControl, admission: Admission, calls: Calls) -> None:
         self._access = access
+        self._admission = admission
+        self._calls = calls
         self._audit = AuditLog(access)
+        # Handlers are wrapped once a method, not once a call; only methods that exist get here.
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
         method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
+        handler = self._handlers.get(method) or await continuation(handler_call_details)
         if handler is None:
+            self._calls.unknown(method)
             return None
         metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
+        call = self._calls.begin(method, metadata)
         self._audit.begin(metadata)
         try:
             await self._access.admit(method, metadata)
         except Exception as error:
-            return self._refusal(method, error)
+            return self._refusal(method, call, error)
         if not method.startswith(_OWN_METHODS):
             return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                _streaming(method, handler.unary_stream, self._audit), parser(handler), handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            _unary(method, handler.unary_unary, self._audit), parser(handler), handler.response_serializer
-        )
+        if method not in self._handlers:
+            self._handlers[method] = _Method(method, handler, self._admission, self._calls, self._audit).handler()
+        return self._handlers[method]
 
-    def _refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
+    def _refusal(self, method: str, call: Call | None, error: Exception) -> grpc.RpcMethodHandler:
         """Ends the call before its request is read: nobody makes a server hold messages that it will not answer.
 
         Whatever the method's shape, a handler of streams does it; on the wire there is nothing but the status.
@@ -67,47 +74,156 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             self._audit.refused(method, error)
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            await _abort(method, context, error)
+            with call.within(context) if call is not None else nullcontext():
+                await _abort(method, context, error)
 
         return grpc.stream_stream_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
 
 
-def _unary(
-    method: str, behaviour: Callable[..., Awaitable[Message]], audit: AuditLog
-) -> Callable[..., Awaitable[Message]]:
-    async def call(request: Message, context: grpc.aio.ServicerContext) -> Message:
+class _Method:
+    """One method with all that is known of it before a call comes."""
+
+    def __init__(self, name: str, handler: Any, admission: Admission, calls: Calls, audit: AuditLog) -> None:
+        self._name = name
+        self._calls = calls
+        self._audit = audit
+        self._inner = handler
+        self._policy = policy_of(name)
+        self._places = admission.pools[self._policy.pool]
+        self._principal = admission.principal
+        self._unary_unary = handler.unary_unary
+        self._unary_stream = handler.unary_stream
+        self._stream_unary = handler.stream_unary
+
+    def handler(self) -> grpc.RpcMethodHandler:
+        """The handler that runs the method behind all checks."""
+        coding = (parser(self._inner), self._inner.response_serializer)
+        # The stubs of grpc know no coroutine handlers.
+        if self._unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._streaming, *coding)  # pyright: ignore[reportArgumentType]
+        if self._stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(self._uploading, *coding)  # pyright: ignore[reportArgumentType]
+        return grpc.unary_unary_rpc_method_handler(self._unary, *coding)  # pyright: ignore[reportArgumentType]
+
+    async def _unary(self, request: Message, context: Any) -> Message:
+        return await self._run(self._answer, request, request.ByteSize(), context)
+
+    async def _streaming(self, request: Message, context: Any) -> None:
+        # A coroutine that writes, not a generator: a cancellation then always ends this frame and frees its place.
+        await self._run(self._write, request, request.ByteSize(), context)
+
+    async def _uploading(self, requests: AsyncIterator[Message], context: Any) -> Message:
+        return await self._run(self._collect, requests, 0, context)
+
+    async def _run(self, behaviour: Callable[..., Awaitable[Any]], request: Any, size: int, context: Any) -> Any:
+        """The call within its span and its metrics."""
+        with self._calls.current().within(context):
+            return await self._bounded(behaviour, request, size, context)
+
+    async def _bounded(self, behaviour: Callable[..., Awaitable[Any]], request: Any, size: int, context: Any) -> Any:
+        """Admission, deadline, ``behaviour``; an error becomes the call's status."""
         started = time.monotonic()
+        scope, timer = self._begin(context, started)
+        principal = self._principal(context)
         try:
-            with audit.recorded(method, request) as answered:
-                validate(request)
-                response = await behaviour(request, context)
-                answered(response)
+            try:
+                with self._audit.recorded(self._name, request, changes=self._stream_unary is not None) as answered:
+                    response = await self._admitted(behaviour, request, principal, size, scope, context)
+                    if response is not None:
+                        answered(response)
+            finally:
+                if timer is not None:
+                    timer.stop()
         except Exception as error:
-            await _abort(method, context, error)
+            await _abort(self._name, context, error)
             raise
-        log.info("%s OK %.1f ms", method, (time.monotonic() - started) * 1e3)
+        except asyncio.CancelledError:
+            if timer is not None and timer.passed:
+                await _abort(self._name, context, DeadlineExceededError("the deadline of the call has passed"))
+            raise
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s OK %.1f ms", self._name, (time.monotonic() - started) * 1e3)
         return response
 
-    return call
-
-
-def _streaming(
-    method: str, behaviour: Callable[..., AsyncIterator[Message]], audit: AuditLog
-) -> Callable[..., AsyncIterator[Message]]:
-    async def call(request: Message, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
-        started = time.monotonic()
+    async def _admitted(
+        self,
+        behaviour: Callable[..., Awaitable[Any]],
+        request: Any,
+        principal: str,
+        size: int,
+        scope: cancellation.Scope,
+        context: Any,
+    ) -> Any:
+        """Takes a place, runs ``behaviour`` and gives the place back."""
+        if not self._places.try_take(principal, size):
+            await self._places.take(principal, size, scope.remaining())
         try:
-            with audit.recorded(method, request) as answered:
-                validate(request)
-                async for response in behaviour(request, context):
-                    answered(response)
-                    yield response
-        except Exception as error:
-            await _abort(method, context, error)
-            raise
-        log.info("%s OK %.1f ms", method, (time.monotonic() - started) * 1e3)
+            return await behaviour(request, context)
+        finally:
+            scope.cancel()
+            self._leave(scope, principal, size)
 
-    return call
+    def _begin(self, context: Any, started: float) -> tuple[cancellation.Scope, _Timer | None]:
+        """The call's scope, and a timer where gRPC itself does not end the call in time."""
+        asked: float | None = context.time_remaining()
+        policy = self._policy
+        seconds = policy.default_seconds if asked is None else min(asked, policy.max_seconds)
+        scope = cancellation.Scope(started + seconds)
+        cancellation.enter(scope)
+        return scope, None if seconds == asked else _Timer(seconds)
+
+    def _leave(self, scope: cancellation.Scope, principal: str, size: int) -> None:
+        """Frees the call's place, once threads that still work for it have noticed that it ended."""
+        if not scope.busy():
+            self._places.give_back(principal, size)
+            return
+        loop = asyncio.get_running_loop()
+
+        def give_back() -> None:
+            loop.call_soon_threadsafe(self._places.give_back, principal, size)
+
+        scope.when_idle(give_back)
+
+    async def _answer(self, request: Message, context: Any) -> Message:
+        validate(request)
+        return await self._unary_unary(request, context)
+
+    async def _write(self, request: Message, context: Any) -> None:
+        validate(request)
+        responses = self._unary_stream(request, context)
+        try:
+            async for response in responses:
+                await context.write(response)
+        finally:
+            await responses.aclose()
+
+    async def _collect(self, requests: AsyncIterator[Message], context: Any) -> Message:
+        return await self._stream_unary(_validated(requests), context)
+
+
+class _Timer:
+    """Cancels the running task after some seconds. Cheaper than ``asyncio.timeout``, since it wraps nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self.passed = False
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def stop(self) -> None:
+        """The call has ended."""
+        self._handle.cancel()
+
+    def _end(self) -> None:
+        self.passed = True
+        self._task.cancel()
+
+
+async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async for request in requests:
+        validate(request)
+        yield request
 
 
 def parser(handler: Any) -> Callable[[bytes], Message]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from rebus import cancellation
 from rebus.errors import FailedPreconditionError
 from rebus.store import documents, manifests, model_versions
 from rebus.v1.model_pb2 import ModelVersion
@@ -35,6 +36,7 @@ class ModelCache(Generic[T]):
         store = self._runtime.store
         name = model_versions.resolve(store, name)
         with self._lock:
+            cancellation.current().check()  # the wait for another's load may have been long
             if name not in self._loaded:
                 version = documents.get(store, ModelVersion, name)
                 if version.architecture != self._architecture:

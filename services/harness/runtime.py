@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from rebus import tracing
+from rebus import cancellation, tracing
 from rebus.errors import invalid
 from rebus.jobs import Executor, ResourceRequest, status
 from rebus.jobs.events import EventCursor
 from rebus.store import Store, documents, requests
 from rebus.v1.common_pb2 import JobEvent, JobStatus
 from services.executors import open_executor
+from services.harness.limits import Limits
 
 CACHE_ENV = "REBUS_CACHE"
 # A watcher asks for news after this long, and less and less often while there is none.
@@ -29,6 +32,9 @@ WATCH_MAX_SECONDS = 2.0
 WATCH_BACKOFF = 1.3
 # How long the event of a job's end may be outstanding before its writer is taken to be dead and it is written here.
 WATCH_REPAIR_SECONDS = 5.0
+# Threads that library code runs in. Most of them wait for the store.
+WORK_THREADS = 32
+_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="rebus-work")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,17 +49,29 @@ class Runtime:
     store: Store
     executor: Executor
     cache_dir: Path
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
-    def open(cls, store_url: str, executor: str = "local", executor_settings: Path | None = None) -> Runtime:
-        """Opens the store, a cache folder of this machine for it (below ``REBUS_CACHE``), and the named executor."""
+    def open(
+        cls,
+        store_url: str,
+        executor: str = "local",
+        executor_settings: Path | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> Runtime:
+        """Opens the store, a cache folder of this machine for it (below ``REBUS_CACHE``), and the named executor.
+
+        Without ``limits``, they are the defaults with what ``REBUS_LIMITS`` sets.
+        """
         store = Store.open(store_url)
         if store.process_local:
             raise invalid("store", f"{store.url!r}: jobs run in processes of their own and would not see it")
         root = Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "rebus")
         cache_dir = root / hashlib.sha256(store.url.encode()).hexdigest()[:16]
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return cls(store, open_executor(executor, store, cache_dir, executor_settings), cache_dir)
+        opened = open_executor(executor, store, cache_dir, executor_settings)
+        return cls(store, opened, cache_dir, Limits.of(()) if limits is None else limits)
 
     def start_job(self, message: M, request: Message, resources: ResourceRequest | None = None) -> M:
         """Stores a new job and starts it; a repeated ``request`` returns the first one untouched.
@@ -141,8 +159,24 @@ class _Ending:
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls blocking library code off the event loop."""
-    return await asyncio.to_thread(function, *args, **kwargs)
+    """Calls blocking library code off the event loop.
+
+    Work whose call has ended before its thread is free is not begun; work that runs when its call ends is told so
+    through ``rebus.cancellation``, and the call's place stays taken until it stops.
+    """
+    scope = cancellation.current()
+
+    def work() -> T:
+        scope.check()
+        return function(*args, **kwargs)
+
+    running = _threads.submit(contextvars.copy_context().run, work)
+    try:
+        return await asyncio.wrap_future(running)
+    except asyncio.CancelledError:
+        scope.cancel()
+        scope.abandon(running)
+        raise
 
 
 def _name(message: Message) -> str:

@@ -22,8 +22,10 @@ from rebus.errors import RebusError, UnavailableError
 from rebus.store.objects import STORE_ENV
 from services.executors.choice import EXECUTOR_ENV, EXECUTORS, SETTINGS_ENV
 from services.harness.address import join
+from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
+from services.harness.limits import LIMITS_ENV, Limits
 from services.harness.runtime import Runtime, run
 from services.harness.telemetry import Telemetry, TelemetrySettings
 from services.harness.telemetry.logs import configure_logs
@@ -31,7 +33,8 @@ from services.harness.telemetry.telemetry import add_arguments
 from services.harness.tls import server_credentials
 
 DEFAULT_PORT = 8080
-MAX_MESSAGE_BYTES = 64 << 20
+# A page of samples carries their images; requests have the smaller bound of ``Limits``.
+MAX_RESPONSE_BYTES = 64 << 20
 DRAIN_SECONDS = 10.0
 MIN_PING_MS = 10_000
 NAMES = ("ingest", "training", "retrieval", "generation", "evaluation")
@@ -81,11 +84,13 @@ class Host:
         """
         self._security.check_address(self._address)
         access = self._security.access_control(roles.required_roles(self._names()))
+        admission = Admission(self._runtime.limits)
+        self.telemetry.metrics.admission_queue_depth.set_function(lambda: admission.queued)
         self._server = grpc.aio.server(
-            interceptors=[self.telemetry.interceptor(self._names()), ServiceInterceptor(access)],
+            interceptors=[ServiceInterceptor(access, admission, self.telemetry.calls(self._names()))],
             options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", self._runtime.limits.max_message_bytes),
+                ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
                 ("grpc.so_reuseport", 0),
                 # Clients ping every 30 s while they watch a job that may be silent for minutes.
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
@@ -155,6 +160,13 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     parser.add_argument("--store", default=os.environ.get(STORE_ENV), help=f"store URL (default: ${STORE_ENV})")
     security.add_arguments(parser)
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"another bound, e.g. calls.concurrent=16; repeatable (default: ${LIMITS_ENV}, then services/README.md)",
+    )
     add_arguments(parser)
     parser.add_argument(
         "--executor",
@@ -172,7 +184,7 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
     if not args.store:
         parser.error(f"no store: pass --store or set {STORE_ENV}")
     try:
-        runtime = Runtime.open(args.store, args.executor, args.executor_settings)
+        runtime = Runtime.open(args.store, args.executor, args.executor_settings, limits=Limits.of(args.limit))
     except RebusError as error:
         parser.error(str(error))
     configure_logs(args.log_format)

@@ -1,4 +1,4 @@
-"""Translates protos; every decision lives in ``rebus.data`` and ``rebus.jobs``."""
+"""Translates protos; every decision lives in ``rebus.data``, ``rebus.jobs`` and ``rebus.store``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from google.protobuf import empty_pb2
 
 from rebus.data import dataset as datasets
 from rebus.data import jobs as data_jobs
-from rebus.store import documents, requests
+from rebus.errors import invalid
+from rebus.store import documents, media, requests
 from rebus.v1 import dataset_pb2 as pb
 from rebus.v1 import dataset_pb2_grpc as pb_grpc
+from rebus.v1 import media_pb2, media_pb2_grpc
 from rebus.v1.common_pb2 import JobEvent
 from services.harness.converters import sample_to_proto
 from services.harness.pages import page_bounds
@@ -137,3 +139,29 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
 
     async def CancelCuration(self, request: pb.CancelCurationRequest, context: Context) -> pb.Curation:
         return await run(self._runtime.cancel_job, pb.Curation, request)
+
+
+class MediaServicer(media_pb2_grpc.MediaServiceServicer):
+    """Uploads."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._store = runtime.store
+        self._max_bytes = runtime.limits.max_upload_bytes
+        self._folder = media.staging_folder(runtime.cache_dir / "uploads")
+
+    async def UploadMedia(
+        self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Context
+    ) -> media_pb2.Media:
+        with media.staging(self._folder, self._max_bytes) as upload:
+            sha256 = ""
+            async for request in request_iterator:
+                if sha256:
+                    raise invalid("sha256", "came before the last message")
+                await run(upload.write, request.chunk)
+                sha256 = request.sha256
+            name = await run(upload.publish, self._store, sha256)
+            return media_pb2.Media(name=name, size_bytes=upload.size_bytes)
+
+    async def GetMedia(self, request: media_pb2.GetMediaRequest, context: Context) -> media_pb2.Media:
+        size = await run(media.size_of, self._store, request.name)
+        return media_pb2.Media(name=request.name, size_bytes=size)

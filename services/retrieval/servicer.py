@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 from google.protobuf import empty_pb2
 
+from rebus import cancellation
 from rebus.data.dataset import open_version
-from rebus.errors import RebusError, invalid
+from rebus.errors import InvalidArgumentError, invalid
 from rebus.retrieval import Embedder
 from rebus.retrieval import job as indexes
 from rebus.store import documents, requests
 from rebus.v1 import common_pb2
 from rebus.v1 import retrieval_pb2 as pb
 from rebus.v1 import retrieval_pb2_grpc as pb_grpc
-from services.harness.converters import sample_to_proto
+from services.harness.converters import read_images, sample_to_proto
 from services.harness.model_cache import ModelCache
 from services.harness.runtime import Context, Runtime, run
 
@@ -60,7 +61,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         name, embedder = self._models.get(request.model_version)
-        vectors = embed_queries(embedder, request.inputs, "inputs")
+        vectors = self._embed_queries(embedder, request.inputs, [f"inputs[{at}]" for at in range(len(request.inputs))])
         tensor = common_pb2.Tensor(dtype=common_pb2.Tensor.FLOAT32, shape=vectors.shape, data=vectors.tobytes())
         return pb.EmbedResponse(embeddings=tensor, model_version=name)
 
@@ -70,27 +71,34 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     def _search(self, request: pb.SearchRequest) -> pb.SearchResponse:
         document, index = self._indexes.get(request.index)
         _, embedder = self._models.get(document.model_version)
-        vector = embed_queries(embedder, [request.query], "query")[0]
+        vector = self._embed_queries(embedder, [request.query], ["query"])[0]
+        cancellation.current().check()
         found = index.search(vector[None], request.top_k or DEFAULT_TOP_K)[0]
         hits = [pb.SearchHit(sample_id=hit.sample_id, score=hit.score) for hit in found]
         if request.include_samples and hits:
+            cancellation.current().check()
             samples = open_version(self._store, document.dataset_version).take([hit.row for hit in found])
             for hit, sample in zip(hits, samples, strict=True):
                 hit.sample.CopyFrom(sample_to_proto(sample))
         return pb.SearchResponse(hits=hits)
 
+    def _embed_queries(self, embedder: Embedder, queries: Sequence[pb.Query], fields: Sequence[str]) -> np.ndarray:
+        return embed_queries(embedder, queries, read_images(queries, self._store, fields), fields)
 
-def embed_queries(embedder: Embedder, queries: Sequence[pb.Query], field: str) -> np.ndarray:
-    """Unit vectors of texts and images in their order, float32 ``[N, D]``; a bad image names its place."""
-    texts = [i for i, query in enumerate(queries) if query.WhichOneof("content") == "text"]
-    images = [i for i, query in enumerate(queries) if query.WhichOneof("content") == "image"]
+
+def embed_queries(
+    embedder: Embedder, queries: Sequence[pb.Query], images: Sequence[bytes | None], fields: Sequence[str]
+) -> np.ndarray:
+    """Unit vectors of texts and ``images`` in their order, float32 ``[N, D]``; a bad image names its field."""
+    texts = [at for at, image in enumerate(images) if image is None]
     vectors = np.zeros((len(queries), embedder.dimension), dtype="<f4")
     if texts:
-        vectors[texts] = embedder.embed_texts([queries[i].text for i in texts])
-    for index in images:
+        vectors[texts] = embedder.embed_texts([queries[at].text for at in texts])
+    for at, image in enumerate(images):
+        if image is None:
+            continue
         try:
-            vectors[index] = embedder.embed_images([queries[index].image])[0]
-        except RebusError as error:
-            place = f"{field}[{index}].image" if len(queries) > 1 or field == "inputs" else f"{field}.image"
-            raise invalid(place, str(error)) from None
+            vectors[at] = embedder.embed_images([image])[0]
+        except InvalidArgumentError as error:
+            raise invalid(f"{fields[at]}.{queries[at].WhichOneof('content')}", str(error)) from None
     return vectors

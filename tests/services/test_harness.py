@@ -25,6 +25,7 @@ from rebus.v1 import (
     dataset_pb2,
     evaluation_pb2,
     generation_pb2,
+    media_pb2,
     model_pb2,
     retrieval_pb2,
     training_pb2,
@@ -34,6 +35,7 @@ from rebus.v1 import (
 SERVICES = {
     "rebus.v1.DatasetService",
     "rebus.v1.IngestionService",
+    "rebus.v1.MediaService",
     "rebus.v1.TrainingService",
     "rebus.v1.ModelService",
     "rebus.v1.RetrievalService",
@@ -61,7 +63,7 @@ def test_health_answers_per_service(channel: grpc.Channel, name: str) -> None:
 
 def test_every_service_of_the_contract_is_hosted() -> None:
     pool = descriptor_pool.Default()
-    files = (dataset_pb2, training_pb2, model_pb2, retrieval_pb2, generation_pb2, evaluation_pb2, common_pb2)
+    files = (dataset_pb2, training_pb2, model_pb2, retrieval_pb2, generation_pb2, evaluation_pb2, common_pb2, media_pb2)
     declared = {
         service.full_name
         for module in files

@@ -30,7 +30,7 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
 from rebus.store import Store, documents, maintenance
-from rebus.v1 import dataset_pb2, evaluation_pb2, generation_pb2, model_pb2, retrieval_pb2, training_pb2
+from rebus.v1 import dataset_pb2, evaluation_pb2, generation_pb2, media_pb2, model_pb2, retrieval_pb2, training_pb2
 from rebus.v1.common_pb2 import JobStatus
 from tools.chaos import strategies, world
 from tools.chaos.host import hosting
@@ -38,7 +38,7 @@ from tools.chaos.strategies import NEWEST, World
 from tools.protos import compile
 from tools.protos.comments import documented_codes
 
-MODULES = (dataset_pb2, training_pb2, model_pb2, retrieval_pb2, generation_pb2, evaluation_pb2)
+MODULES = (dataset_pb2, training_pb2, model_pb2, retrieval_pb2, generation_pb2, evaluation_pb2, media_pb2)
 UNARY_SECONDS = 60.0
 STREAM_SECONDS = 5.0
 # Datasets and indexes that nothing else needs, for requests that remove some.
@@ -101,6 +101,9 @@ class Caller:
                 stream = self._channel.unary_stream(path, None, response_class.FromString)
                 for _ in stream(request, timeout=STREAM_SECONDS):
                     pass
+            elif method.client_streaming:  # an upload of one message
+                upload = self._channel.stream_unary(path, None, response_class.FromString)
+                upload(iter([request]), timeout=UNARY_SECONDS)
             else:
                 call = self._channel.unary_unary(path, None, response_class.FromString)
                 self._remember(call(request, timeout=UNARY_SECONDS))

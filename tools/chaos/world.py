@@ -5,6 +5,7 @@ The models have random weights: what is asked of them is that they answer, not t
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from rebus.jobs.kinds import entry_point
 from rebus.models import save_model
 from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
 from rebus.models.mllm import Mllm, MllmConfig
-from rebus.store import Store, documents, manifests, model_versions
+from rebus.store import Store, documents, manifests, media, model_versions
 from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import Curation, Curator, Ingestion, Source
 from rebus.v1.evaluation_pb2 import BenchmarkSpec, Evaluation
 from rebus.v1.retrieval_pb2 import Index
 from rebus.v1.training_pb2 import Run
+from tools.chaos.pictures import PICTURES
 
 DATASET = "datasets/scenes/versions/1"
 RECIPE = "name: tiny\n"
@@ -65,7 +67,14 @@ def build(store: Store) -> list[str]:
         _run(store, "evaluations/done", Evaluation(model_version=answers, benchmarks=[benchmark]), cache)
     documents.create(store, _new_run("runs/failed"))
     status.transition(store, "runs/failed", JobStatus.FAILED, error=AbortedError("the worker was killed by SIGKILL"))
-    return sorted(name for name in _names(store))
+    return [*sorted(_names(store)), _upload(store)]
+
+
+def _upload(store: Store) -> str:
+    """A picture that requests may refer to."""
+    name = f"{media.COLLECTION}/{hashlib.sha256(PICTURES[0]).hexdigest()}"
+    store.put(name, PICTURES[0])
+    return name
 
 
 def _run(store: Store, name: str, message: Message, cache: Path) -> None:

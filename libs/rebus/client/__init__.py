@@ -2,5 +2,6 @@
 
 from rebus.client.client import ENDPOINT_ENV, Client
 from rebus.client.credentials import Credentials
+from rebus.client.retries import RetryPolicy
 
-__all__ = ["ENDPOINT_ENV", "Client", "Credentials"]
+__all__ = ["ENDPOINT_ENV", "Client", "Credentials", "RetryPolicy"]

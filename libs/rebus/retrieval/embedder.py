@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rebus import cancellation
 from rebus.errors import FailedPreconditionError, ResourceExhaustedError
 from rebus.models import load_model
 from rebus.models.dual_encoder import DualEncoder
@@ -16,6 +17,7 @@ from rebus.models.feature_cache import encode_images
 
 # Inputs of one call; what is larger comes in several.
 MAX_INPUTS = 65_536
+# Between two batches, work whose call has ended stops.
 _TEXTS_AT_A_TIME = 1024
 _IMAGES_AT_A_TIME = 64
 
@@ -45,6 +47,7 @@ class Embedder:
         _check(len(texts))
         out = np.empty((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            cancellation.current().check()
             tokens = self.model.text_encoder.tokenize(texts[start : start + _TEXTS_AT_A_TIME])
             with torch.inference_mode():
                 out[start : start + len(tokens)] = self.model.embed_tokens(tokens).cpu().numpy()
@@ -55,6 +58,7 @@ class Embedder:
         _check(len(images))
         out = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
+            cancellation.current().check()
             chunk = images[start : start + _IMAGES_AT_A_TIME]
             features = encode_images(
                 self.model.vision_encoder,

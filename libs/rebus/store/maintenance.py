@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from rebus.config import digest, parse_yaml
 from rebus.errors import DataLossError, NotFoundError, RebusError
-from rebus.store import documents, manifests
+from rebus.store import documents, manifests, media
 from rebus.store.objects import ObjectInfo, Store
 from rebus.store.paths import is_staged
 from rebus.store.sealed import unseal
@@ -62,6 +62,8 @@ def _check_object(store: Store, path: str) -> list[Problem]:
             return _check_manifest(store, path)
         if _SEALED.search(path):
             unseal(store.get(path), path)
+        if path.startswith(f"{media.COLLECTION}/"):
+            media.read(store, path)
     except NotFoundError:
         return []  # removed since it was listed
     except DataLossError as error:

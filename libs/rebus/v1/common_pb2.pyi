@@ -51,7 +51,7 @@ class Box(_message.Message):
     def __init__(self, x1: _Optional[float] = ..., y1: _Optional[float] = ..., x2: _Optional[float] = ..., y2: _Optional[float] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("text", "image", "role", "loss", "branch", "task", "regions")
+    __slots__ = ("text", "image", "image_ref", "role", "loss", "branch", "task", "regions")
     class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ROLE_UNSPECIFIED: _ClassVar[Segment.Role]
@@ -64,6 +64,7 @@ class Segment(_message.Message):
     ASSISTANT: Segment.Role
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_REF_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -71,12 +72,13 @@ class Segment(_message.Message):
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     text: str
     image: bytes
+    image_ref: str
     role: Segment.Role
     loss: bool
     branch: int
     task: str
     regions: _containers.RepeatedCompositeFieldContainer[Box]
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("id", "family", "split", "segments", "source", "license", "metadata")

@@ -48,8 +48,8 @@ class GenerationServiceServicer:
 
     def Generate(self, request, context):
         """Streams the answer as it is made; the last response carries the finish reason and the usage.
-        NOT_FOUND if the model does not exist; FAILED_PRECONDITION if it does not generate; INVALID_ARGUMENT names a bad
-        segment. Cancelling the call stops the work.
+        NOT_FOUND if the model or an uploaded image does not exist; FAILED_PRECONDITION if the model does not generate;
+        INVALID_ARGUMENT names a bad segment. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

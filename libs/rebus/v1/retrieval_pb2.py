@@ -30,7 +30,7 @@ from rebus.v1 import common_pb2 as rebus_dot_v1_dot_common__pb2
 from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rebus/v1/retrieval.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x15rebus/v1/common.proto\x1a\x16rebus/v1/options.proto\"\xa9\x03\n\x05Index\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x63\n\rmodel_version\x18\x02 \x01(\tBL\xe2\x41\x01\x02\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12Z\n\x0f\x64\x61taset_version\x18\x03 \x01(\tBA\xe2\x41\x01\x02\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\x16\n\x05split\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1a\n\talgorithm\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x0bnum_vectors\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tdimension\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\t \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03:%\xea\x41\"\n\x0frebus.dev/Index\x12\x0findexes/{index}\"T\n\x05Query\x12\x1a\n\x04text\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x90NH\x00\x12\x1d\n\x05image\x18\x02 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x10H\x00\x42\x10\n\x07\x63ontent\x12\x05\xbaH\x02\x08\x01\"O\n\tSearchHit\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12 \n\x06sample\x18\x03 \x01(\x0b\x32\x10.rebus.v1.Sample\"Z\n\x12\x43reateIndexRequest\x12&\n\x05index\x18\x01 \x01(\x0b\x32\x0f.rebus.v1.IndexB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x0fGetIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\"N\n\x12ListIndexesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"P\n\x13ListIndexesResponse\x12 \n\x07indexes\x18\x01 \x03(\x0b\x32\x0f.rebus.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x12\x44\x65leteIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"i\n\x11WatchIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"j\n\x12\x43\x61ncelIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x9d\x01\n\x0c\x45mbedRequest\x12_\n\rmodel_version\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06inputs\x18\x02 \x03(\x0b\x32\x0f.rebus.v1.QueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"L\n\rEmbedResponse\x12$\n\nembeddings\x18\x01 \x01(\x0b\x32\x10.rebus.v1.Tensor\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xa4\x01\n\rSearchRequest\x12\x37\n\x05index\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12&\n\x05query\x18\x02 \x01(\x0b\x32\x0f.rebus.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05top_k\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x17\n\x0finclude_samples\x18\x04 \x01(\x08\"3\n\x0eSearchResponse\x12!\n\x04hits\x18\x01 \x03(\x0b\x32\x13.rebus.v1.SearchHit2\xcf\x04\n\x10RetrievalService\x12\x44\n\x0b\x43reateIndex\x12\x1c.rebus.v1.CreateIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\x08GetIndex\x12\x19.rebus.v1.GetIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x01\x12R\n\x0bListIndexes\x12\x1c.rebus.v1.ListIndexesRequest\x1a\x1d.rebus.v1.ListIndexesResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12K\n\x0b\x44\x65leteIndex\x12\x1c.rebus.v1.DeleteIndexRequest\x1a\x16.google.protobuf.Empty\"\x06\xc2\xf3\x18\x02\x08\x03\x12G\n\nWatchIndex\x12\x1b.rebus.v1.WatchIndexRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12\x44\n\x0b\x43\x61ncelIndex\x12\x1c.rebus.v1.CancelIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x02\x12@\n\x05\x45mbed\x12\x16.rebus.v1.EmbedRequest\x1a\x17.rebus.v1.EmbedResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x43\n\x06Search\x12\x17.rebus.v1.SearchRequest\x1a\x18.rebus.v1.SearchResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rebus/v1/retrieval.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x15rebus/v1/common.proto\x1a\x16rebus/v1/options.proto\"\xa9\x03\n\x05Index\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x63\n\rmodel_version\x18\x02 \x01(\tBL\xe2\x41\x01\x02\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12Z\n\x0f\x64\x61taset_version\x18\x03 \x01(\tBA\xe2\x41\x01\x02\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\x16\n\x05split\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1a\n\talgorithm\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x0bnum_vectors\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tdimension\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\t \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03:%\xea\x41\"\n\x0frebus.dev/Index\x12\x0findexes/{index}\"\x86\x01\n\x05Query\x12\x1a\n\x04text\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x90NH\x00\x12\x1d\n\x05image\x18\x02 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x10H\x00\x12\x30\n\timage_ref\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x32\x14^media/[0-9a-f]{64}$H\x00\x42\x10\n\x07\x63ontent\x12\x05\xbaH\x02\x08\x01\"O\n\tSearchHit\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12 \n\x06sample\x18\x03 \x01(\x0b\x32\x10.rebus.v1.Sample\"Z\n\x12\x43reateIndexRequest\x12&\n\x05index\x18\x01 \x01(\x0b\x32\x0f.rebus.v1.IndexB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x0fGetIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\"N\n\x12ListIndexesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"P\n\x13ListIndexesResponse\x12 \n\x07indexes\x18\x01 \x03(\x0b\x32\x0f.rebus.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x12\x44\x65leteIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"i\n\x11WatchIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"j\n\x12\x43\x61ncelIndexRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x9d\x01\n\x0c\x45mbedRequest\x12_\n\rmodel_version\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06inputs\x18\x02 \x03(\x0b\x32\x0f.rebus.v1.QueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"L\n\rEmbedResponse\x12$\n\nembeddings\x18\x01 \x01(\x0b\x32\x10.rebus.v1.Tensor\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xa4\x01\n\rSearchRequest\x12\x37\n\x05index\x18\x01 \x01(\tB(\xbaH%r#2!^indexes/[a-z0-9][a-z0-9-]{0,62}$\x12&\n\x05query\x18\x02 \x01(\x0b\x32\x0f.rebus.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05top_k\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x17\n\x0finclude_samples\x18\x04 \x01(\x08\"3\n\x0eSearchResponse\x12!\n\x04hits\x18\x01 \x03(\x0b\x32\x13.rebus.v1.SearchHit2\xcf\x04\n\x10RetrievalService\x12\x44\n\x0b\x43reateIndex\x12\x1c.rebus.v1.CreateIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\x08GetIndex\x12\x19.rebus.v1.GetIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x01\x12R\n\x0bListIndexes\x12\x1c.rebus.v1.ListIndexesRequest\x1a\x1d.rebus.v1.ListIndexesResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12K\n\x0b\x44\x65leteIndex\x12\x1c.rebus.v1.DeleteIndexRequest\x1a\x16.google.protobuf.Empty\"\x06\xc2\xf3\x18\x02\x08\x03\x12G\n\nWatchIndex\x12\x1b.rebus.v1.WatchIndexRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12\x44\n\x0b\x43\x61ncelIndex\x12\x1c.rebus.v1.CancelIndexRequest\x1a\x0f.rebus.v1.Index\"\x06\xc2\xf3\x18\x02\x08\x02\x12@\n\x05\x45mbed\x12\x16.rebus.v1.EmbedRequest\x1a\x17.rebus.v1.EmbedResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x43\n\x06Search\x12\x17.rebus.v1.SearchRequest\x1a\x18.rebus.v1.SearchResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,6 +63,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERY'].fields_by_name['text']._serialized_options = b'\272H\007r\005\020\001\030\220N'
   _globals['_QUERY'].fields_by_name['image']._loaded_options = None
   _globals['_QUERY'].fields_by_name['image']._serialized_options = b'\272H\tz\007\020\001\030\200\200\200\020'
+  _globals['_QUERY'].fields_by_name['image_ref']._loaded_options = None
+  _globals['_QUERY'].fields_by_name['image_ref']._serialized_options = b'\272H\030r\0262\024^media/[0-9a-f]{64}$'
   _globals['_CREATEINDEXREQUEST'].fields_by_name['index']._loaded_options = None
   _globals['_CREATEINDEXREQUEST'].fields_by_name['index']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEINDEXREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -113,32 +115,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVALSERVICE'].methods_by_name['Search']._serialized_options = b'\302\363\030\002\010\001'
   _globals['_INDEX']._serialized_start=204
   _globals['_INDEX']._serialized_end=629
-  _globals['_QUERY']._serialized_start=631
-  _globals['_QUERY']._serialized_end=715
-  _globals['_SEARCHHIT']._serialized_start=717
-  _globals['_SEARCHHIT']._serialized_end=796
-  _globals['_CREATEINDEXREQUEST']._serialized_start=798
-  _globals['_CREATEINDEXREQUEST']._serialized_end=888
-  _globals['_GETINDEXREQUEST']._serialized_start=890
-  _globals['_GETINDEXREQUEST']._serialized_end=963
-  _globals['_LISTINDEXESREQUEST']._serialized_start=965
-  _globals['_LISTINDEXESREQUEST']._serialized_end=1043
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=1045
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=1125
-  _globals['_DELETEINDEXREQUEST']._serialized_start=1127
-  _globals['_DELETEINDEXREQUEST']._serialized_end=1233
-  _globals['_WATCHINDEXREQUEST']._serialized_start=1235
-  _globals['_WATCHINDEXREQUEST']._serialized_end=1340
-  _globals['_CANCELINDEXREQUEST']._serialized_start=1342
-  _globals['_CANCELINDEXREQUEST']._serialized_end=1448
-  _globals['_EMBEDREQUEST']._serialized_start=1451
-  _globals['_EMBEDREQUEST']._serialized_end=1608
-  _globals['_EMBEDRESPONSE']._serialized_start=1610
-  _globals['_EMBEDRESPONSE']._serialized_end=1686
-  _globals['_SEARCHREQUEST']._serialized_start=1689
-  _globals['_SEARCHREQUEST']._serialized_end=1853
-  _globals['_SEARCHRESPONSE']._serialized_start=1855
-  _globals['_SEARCHRESPONSE']._serialized_end=1906
-  _globals['_RETRIEVALSERVICE']._serialized_start=1909
-  _globals['_RETRIEVALSERVICE']._serialized_end=2500
+  _globals['_QUERY']._serialized_start=632
+  _globals['_QUERY']._serialized_end=766
+  _globals['_SEARCHHIT']._serialized_start=768
+  _globals['_SEARCHHIT']._serialized_end=847
+  _globals['_CREATEINDEXREQUEST']._serialized_start=849
+  _globals['_CREATEINDEXREQUEST']._serialized_end=939
+  _globals['_GETINDEXREQUEST']._serialized_start=941
+  _globals['_GETINDEXREQUEST']._serialized_end=1014
+  _globals['_LISTINDEXESREQUEST']._serialized_start=1016
+  _globals['_LISTINDEXESREQUEST']._serialized_end=1094
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=1096
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=1176
+  _globals['_DELETEINDEXREQUEST']._serialized_start=1178
+  _globals['_DELETEINDEXREQUEST']._serialized_end=1284
+  _globals['_WATCHINDEXREQUEST']._serialized_start=1286
+  _globals['_WATCHINDEXREQUEST']._serialized_end=1391
+  _globals['_CANCELINDEXREQUEST']._serialized_start=1393
+  _globals['_CANCELINDEXREQUEST']._serialized_end=1499
+  _globals['_EMBEDREQUEST']._serialized_start=1502
+  _globals['_EMBEDREQUEST']._serialized_end=1659
+  _globals['_EMBEDRESPONSE']._serialized_start=1661
+  _globals['_EMBEDRESPONSE']._serialized_end=1737
+  _globals['_SEARCHREQUEST']._serialized_start=1740
+  _globals['_SEARCHREQUEST']._serialized_end=1904
+  _globals['_SEARCHRESPONSE']._serialized_start=1906
+  _globals['_SEARCHRESPONSE']._serialized_end=1957
+  _globals['_RETRIEVALSERVICE']._serialized_start=1960
+  _globals['_RETRIEVALSERVICE']._serialized_end=2551
 # @@protoc_insertion_point(module_scope)

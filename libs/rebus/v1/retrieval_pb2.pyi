@@ -35,12 +35,14 @@ class Index(_message.Message):
     def __init__(self, name: _Optional[str] = ..., model_version: _Optional[str] = ..., dataset_version: _Optional[str] = ..., split: _Optional[str] = ..., algorithm: _Optional[str] = ..., num_vectors: _Optional[int] = ..., dimension: _Optional[int] = ..., digest: _Optional[str] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("text", "image")
+    __slots__ = ("text", "image", "image_ref")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_REF_FIELD_NUMBER: _ClassVar[int]
     text: str
     image: bytes
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ...) -> None: ...
+    image_ref: str
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ...) -> None: ...
 
 class SearchHit(_message.Message):
     __slots__ = ("sample_id", "score", "sample")

@@ -127,16 +127,17 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embeds texts and images. NOT_FOUND if the model does not exist; FAILED_PRECONDITION if it does not embed;
-        INVALID_ARGUMENT names an undecodable image.
+        """Embeds texts and images. NOT_FOUND if the model or an uploaded image does not exist; FAILED_PRECONDITION if the model
+        does not embed; INVALID_ARGUMENT names an undecodable image. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Finds the rows nearest to a text or an image. NOT_FOUND if the index does not exist; FAILED_PRECONDITION unless it was
-        built; INVALID_ARGUMENT names an undecodable image.
+        """Finds the rows nearest to a text or an image. NOT_FOUND if the index or the uploaded image does not exist;
+        FAILED_PRECONDITION unless the index was built; INVALID_ARGUMENT names an undecodable image. Cancelling the call stops
+        the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

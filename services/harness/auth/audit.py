@@ -42,10 +42,10 @@ class AuditLog:
         _trace_id.set(match[1] if match else "")
 
     @contextmanager
-    def recorded(self, method: str, request: Message) -> Iterator[Callable[[Message], None]]:
+    def recorded(self, method: str, request: Message, *, changes: bool = False) -> Iterator[Callable[[Message], None]]:
         """Writes a line when the block ends, however it ends; yields what takes the response, which may name the
-        resource. Reads are not written."""
-        if self._access.role_of(method) <= Access.VIEWER:
+        resource. What viewers may call is not written, unless it ``changes`` something: an upload does."""
+        if self._access.role_of(method) <= Access.VIEWER and not changes:
             yield _ignore
             return
         resource, code = _text(request, "name", "parent"), "OK"

@@ -1,11 +1,10 @@
-"""Every call of our own methods as a span and in the metrics: the outermost interceptor."""
+"""Every call of our own methods as a span and in the metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,12 +29,13 @@ _SERVER_ERRORS = {
 # Not counted: probes would drown the rest.
 _INFRASTRUCTURE = "/grpc."
 
-_method: ContextVar[str] = ContextVar("method", default="")
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def current_method() -> str:
     """``/rebus.v1.Service/Method`` of the call that this task answers; empty outside a call."""
-    return _method.get()
+    call = _current.get()
+    return call.path if call is not None else ""
 
 
 def current_trace_id() -> str:
@@ -46,8 +46,8 @@ def current_trace_id() -> str:
     return trace.format_trace_id(span_context.trace_id)
 
 
-class TelemetryInterceptor(grpc.aio.ServerInterceptor):
-    """Goes first, so that it also sees calls that the others refuse."""
+class Calls:
+    """All calls of one server."""
 
     def __init__(self, metrics: Metrics, services: Iterable[str]) -> None:
         self._methods = {
@@ -56,22 +56,24 @@ class TelemetryInterceptor(grpc.aio.ServerInterceptor):
         }
         self._unknown = metrics.method(UNKNOWN, UNKNOWN, UNKNOWN)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        details: Any = handler_call_details
-        method = self._methods.get(details.method)
-        if method is None:
-            handler = await continuation(handler_call_details)
-            if handler is None and not details.method.startswith(_INFRASTRUCTURE):
-                self._unknown.handled(grpc.StatusCode.UNIMPLEMENTED).inc()
-            return handler
+    def begin(self, path: str, metadata: Any) -> Call | None:
+        """Notes a call's arrival; its span is current for the rest of the task. ``None`` for what is not observed."""
+        method = self._methods.get(path)
         # gRPC answers each call in a task of its own, which ends with it: nothing set here needs to be taken back.
-        call = _Call(method, details.invocation_metadata)
-        _method.set(details.method)
-        return _observed(await continuation(handler_call_details), call)
+        call = None if method is None else Call(path, method, metadata)
+        _current.set(call)
+        return call
+
+    def current(self) -> Call:
+        """The call that this task answers, which ``begin`` returned."""
+        call = _current.get()
+        assert call is not None
+        return call
+
+    def unknown(self, path: str) -> None:
+        """Counts a call of a method that no service has."""
+        if not path.startswith(_INFRASTRUCTURE):
+            self._unknown.handled(grpc.StatusCode.UNIMPLEMENTED).inc()
 
 
 class _Method:
@@ -83,13 +85,15 @@ class _Method:
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
-class _Call:
+class Call:
     """One call: its span is current for the rest of the task. As a context manager, it is in flight and then ends.
 
     A call whose request cannot be read never gets that far, and is not counted.
     """
 
-    def __init__(self, method: _Method, metadata: Any) -> None:
+    def __init__(self, path: str, method: _Method, metadata: Any) -> None:
+        # ``/rebus.v1.Service/Method``.
+        self.path = path
         self._metrics = method.metrics
         self._started = time.perf_counter()
         self._context: Any = None
@@ -104,7 +108,7 @@ class _Call:
             self._span = tracing.random_span(sampled=False)  # nothing is exported; logs and jobs share its ids
         otel_context.attach(trace.set_span_in_context(self._span))
 
-    def within(self, context: Any) -> _Call:
+    def within(self, context: Any) -> Call:
         """The call with what gRPC knows of it."""
         self._context = context
         return self
@@ -132,33 +136,3 @@ class _Call:
             return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
         code = self._context.code()
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
-
-
-def _observed(handler: Any, call: _Call) -> Any:
-    """The handler, whatever its shape, within the call."""
-    if handler is None:
-        return None
-    request, response = ("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
-    behaviour = getattr(handler, f"{request}_{response}")
-    wrap = _generator if inspect.isasyncgenfunction(behaviour) else _coroutine
-    make = getattr(grpc, f"{request}_{response}_rpc_method_handler")
-    return make(wrap(behaviour, call), handler.request_deserializer, handler.response_serializer)
-
-
-def _coroutine(behaviour: Callable[[Any, Any], Awaitable[Any]], call: _Call) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def observed(request: Any, context: Any) -> Any:
-        with call.within(context):
-            return await behaviour(request, context)
-
-    return observed
-
-
-def _generator(
-    behaviour: Callable[[Any, Any], AsyncIterator[Any]], call: _Call
-) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def observed(request: Any, context: Any) -> AsyncIterator[Any]:
-        with call.within(context):
-            async for response in behaviour(request, context):
-                yield response
-
-    return observed

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rebus.errors import RebusError, invalid
 from rebus.store import Store, observation
-from services.harness.telemetry.calls import TelemetryInterceptor
+from services.harness.telemetry.calls import Calls
 from services.harness.telemetry.http import MetricsServer
 from services.harness.telemetry.jobs import JobStates
 from services.harness.telemetry.metrics import Metrics
@@ -41,7 +41,7 @@ class TelemetrySettings:
 
 
 class Telemetry:
-    """Metrics of one server, and the interceptor that fills them in."""
+    """Metrics of one server, and what fills them in."""
 
     def __init__(self, settings: TelemetrySettings | None = None) -> None:
         self.metrics = Metrics()
@@ -50,9 +50,9 @@ class Telemetry:
         self._stack = ExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def interceptor(self, services: Iterable[str]) -> TelemetryInterceptor:
-        """For the methods of the named gRPC services; goes before all other interceptors."""
-        return TelemetryInterceptor(self.metrics, services)
+    def calls(self, services: Iterable[str]) -> Calls:
+        """Observes the methods of the named gRPC services, on behalf of the interceptor."""
+        return Calls(self.metrics, services)
 
     def start(self, store: Store, job_collections: Iterable[str], ready: Callable[[], bool]) -> None:
         """Serves the metrics, if the settings name a port, and keeps those up to date that nobody reports."""

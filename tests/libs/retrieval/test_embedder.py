@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rebus.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from rebus import cancellation
+from rebus.errors import CancelledError, FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from rebus.models import save_model
 from rebus.models.feature_cache import encode_images
 from rebus.models.mllm import Mllm, MllmConfig
@@ -74,3 +75,37 @@ def test_a_model_that_generates_does_not_embed(tmp_path: Path) -> None:
     save_model(Mllm(MllmConfig(**parts, vocab_size=32, image_token_id=4)), tmp_path)
     with pytest.raises(FailedPreconditionError, match="does not embed"):
         Embedder.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["texts", "images"])
+def test_embedding_stops_between_batches_when_its_call_ends(
+    loaded: Embedder, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(embedder, "_TEXTS_AT_A_TIME", 1)
+    monkeypatch.setattr(embedder, "_IMAGES_AT_A_TIME", 1)
+    scope = cancellation.Scope()
+    batches = 0
+
+    # Each batch ends in one of these.
+    last = (loaded.model, "embed_tokens") if kind == "texts" else (loaded, "embed_features")
+    embed = getattr(*last)
+
+    def count(*args: object) -> object:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            scope.cancel()
+        return embed(*args)
+
+    monkeypatch.setattr(*last, count)
+
+    def work() -> None:
+        cancellation.enter(scope)
+        if kind == "texts":
+            loaded.embed_texts(["a"] * 50)
+        else:
+            loaded.embed_images([tiny.picture(at) for at in range(50)])
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(CancelledError):
+        pool.submit(work).result()
+    assert batches == 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -21,6 +23,7 @@ from rebus.store import Store, documents
 from rebus.v1 import training_pb2, training_pb2_grpc
 from rebus.v1.common_pb2 import JobStatus
 from services.harness.embedded import hosted
+from services.harness.limits import Limits, PoolLimits
 from services.harness.runtime import Runtime
 from services.harness.server import Host, load
 from services.harness.telemetry import Telemetry, TelemetrySettings
@@ -157,9 +160,23 @@ def test_probes_follow_the_server(store: Store, telemetry: Telemetry) -> None:
     asyncio.run(scenario())
 
 
-def test_others_set_the_depth_of_the_queue(address: str, telemetry: Telemetry) -> None:
-    telemetry.metrics.admission_queue_depth.set(3)
-    assert value(telemetry, "rebus_admission_queue_depth") == 3
+def test_calls_that_wait_for_admission_are_counted(
+    store: Store, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents.create(store, training_pb2.Run(name="runs/x"))
+    go_on, get = threading.Event(), documents.get
+    one = PoolLimits(concurrent=1, concurrent_per_principal=1, queued=9, queued_per_principal=9, wait_seconds=60)
+    with (
+        hosted(store.url, ["training"], telemetry=telemetry, limits=Limits(calls=one)) as address,
+        Client(address) as client,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        monkeypatch.setattr(documents, "get", lambda *args: go_on.wait(60) and get(*args))
+        answers = [pool.submit(client.get, "runs/x") for _ in range(3)]
+        eventually(lambda: value(telemetry, "rebus_admission_queue_depth") == 2)
+        go_on.set()
+        assert [answer.result().name for answer in answers] == ["runs/x"] * 3
+        assert value(telemetry, "rebus_admission_queue_depth") == 0
 
 
 def test_an_unexpected_error_is_logged_under_its_callers_trace(

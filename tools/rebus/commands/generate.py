@@ -12,7 +12,7 @@ from rebus.errors import invalid
 from rebus.v1.common_pb2 import Segment
 from rebus.v1.generation_pb2 import GenerateRequest, GenerateResponse, SamplingParams
 from tools.rebus import names
-from tools.rebus.files import read_image
+from tools.rebus.files import image_content, services_for
 from tools.rebus.output import Format, FormatOption, print_json
 from tools.rebus.session import Session, connected
 
@@ -39,12 +39,13 @@ def generate(
     sampling = SamplingParams(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    segments = [Segment(image=read_image(path), role=Segment.USER) for path in images or []]
-    if prompt:
-        segments.append(Segment(text=prompt, role=Segment.USER))
-    if not segments:
+    pictures = images or []
+    if not pictures and not prompt:
         raise invalid("generate", "give a question, or --image FILE, or both")
-    with session.client("generation", "training") as client:
+    with session.client(*services_for(pictures, "generation", "training")) as client:
+        segments = [Segment(role=Segment.USER, **image_content(client, path)) for path in pictures]
+        if prompt:
+            segments.append(Segment(text=prompt, role=Segment.USER))
         request = GenerateRequest(
             model_version=names.version(client, "models", model), segments=segments, sampling=sampling
         )

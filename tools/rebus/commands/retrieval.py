@@ -24,7 +24,7 @@ from rebus.v1.retrieval_pb2 import (
 )
 from tools.rebus import listing, names
 from tools.rebus.commands.train import state_of
-from tools.rebus.files import caption_of, read_image, save_images
+from tools.rebus.files import caption_of, image_content, save_images, services_for
 from tools.rebus.follow import follow
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fields, print_json, print_table, say
 from tools.rebus.session import Session, connected
@@ -131,8 +131,8 @@ def search(
     """Finds the pictures nearest to a text or to a picture."""
     if (text is None) == (image is None):
         raise invalid("search", "say what to look for: words, or --image FILE")
-    query = Query(text=text) if image is None else Query(image=read_image(image))
-    with session.client("retrieval") as client:
+    with session.client(*services_for([image] if image else [], "retrieval")) as client:
+        query = Query(text=text) if image is None else Query(**image_content(client, image))
         name = names.job(client, "indexes", index) if index else newest_index(client)
         request = SearchRequest(index=name, query=query, top_k=top_k, include_samples=True)
         hits = list(client.retrieval.Search(request).hits)
@@ -169,11 +169,13 @@ def embed(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the vectors (.npy).")] = None,
 ) -> None:
     """Embeds texts and pictures, in this order: one JSON line each, or a .npy file of float32 rows."""
-    labels = [*(texts or []), *map(str, images or [])]
-    inputs = [*(Query(text=text) for text in texts or []), *(Query(image=read_image(path)) for path in images or [])]
-    if not inputs:
+    pictures = images or []
+    labels = [*(texts or []), *map(str, pictures)]
+    if not labels:
         raise invalid("embed", "give texts, or --image FILE")
-    with session.client("retrieval", "training") as client:
+    with session.client(*services_for(pictures, "retrieval", "training")) as client:
+        inputs = [Query(text=text) for text in texts or []]
+        inputs += [Query(**image_content(client, path)) for path in pictures]
         request = EmbedRequest(model_version=names.version(client, "models", model), inputs=inputs)
         vectors = to_array(client.retrieval.Embed(request).embeddings)
     if output is None:

@@ -1,0 +1,151 @@
+"""The harness against bare grpc.aio with the same servicer: latency of a unary call, throughput of an upload, in one
+run.
+
+``python -m tools.bench.rpc`` prints milliseconds and MB/s with their ratios, then one line of JSON. Each server is a
+process of its own. The harness runs all that it runs in production: admission, deadline, validation, scopes. The peer
+is a bare ``grpc.aio`` server; for uploads it only receives chunks, while the harness hashes, stages and stores them.
+Rounds of the two take turns, so that a busy moment meets both; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from rebus.client.uploads import opened, requests
+from rebus.v1 import media_pb2, media_pb2_grpc
+
+GET = media_pb2.GetMediaRequest(name=f"media/{'0' * 64}")
+IN_FLIGHT = 32
+
+
+class Peer(media_pb2_grpc.MediaServiceServicer):
+    """What both servers answer to the unary call; its upload only counts bytes."""
+
+    async def GetMedia(self, request: media_pb2.GetMediaRequest, context: Any) -> media_pb2.Media:
+        return media_pb2.Media(name=request.name, size_bytes=1)
+
+    async def UploadMedia(
+        self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Any
+    ) -> media_pb2.Media:
+        return media_pb2.Media(size_bytes=sum([len(request.chunk) async for request in request_iterator]))
+
+
+def _serve(kind: str, store: str, connection: Connection) -> None:
+    asyncio.run(_serve_bare(connection) if kind == "bare" else _serve_harness(kind, store, connection))
+
+
+async def _serve_bare(connection: Connection) -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    media_pb2_grpc.add_MediaServiceServicer_to_server(Peer(), server)
+    connection.send(server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    await server.wait_for_termination()
+
+
+async def _serve_harness(kind: str, store: str, connection: Connection) -> None:
+    from services.harness.runtime import Runtime
+    from services.harness.server import Host, Service, load
+
+    def add(server: grpc.aio.Server, runtime: Runtime) -> None:
+        media_pb2_grpc.add_MediaServiceServicer_to_server(Peer(), server)
+
+    services = [Service(("rebus.v1.MediaService",), add)] if kind == "harness" else load(["ingest"])
+    host = Host(services, Runtime.open(store), address="127.0.0.1:0")
+    connection.send(await host.start())
+    await asyncio.Event().wait()
+
+
+@contextmanager
+def _server(kind: str, store: str) -> Any:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(kind, store, theirs), daemon=True)
+    process.start()
+    try:
+        yield f"127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+async def _calls(address: str, count: int, in_flight: int) -> float:
+    """Seconds a call, ``count`` calls with ``in_flight`` at once."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        get: Any = media_pb2_grpc.MediaServiceStub(channel).GetMedia
+
+        async def caller(number: int) -> None:
+            for _ in range(number):
+                await get(GET, timeout=30)
+
+        await caller(20)
+        started = time.perf_counter()
+        await asyncio.gather(*(caller(count // in_flight) for _ in range(in_flight)))
+        return (time.perf_counter() - started) / (count // in_flight * in_flight)
+
+
+def _upload(address: str, data: bytes) -> float:
+    """Seconds of one upload."""
+    with grpc.insecure_channel(address) as channel, opened(data) as file:
+        started = time.perf_counter()
+        media_pb2_grpc.MediaServiceStub(channel).UploadMedia(requests(file), timeout=300)
+        return time.perf_counter() - started
+
+
+def _alternate(paths: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for _ in range(rounds):
+        for name, measure in paths.items():
+            times[name].append(measure())
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def main() -> None:
+    """Runs the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=1000, help="unary calls a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--megabytes", type=int, default=64, help="size of an upload")
+    options = parser.parse_args()
+    data = bytes(options.megabytes << 20)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        store = Path(folder).as_uri()
+        at = {kind: stack.enter_context(_server(kind, store)) for kind in ("bare", "harness", "ingest")}
+        results = {}
+        for name, in_flight in (("sequential", 1), ("in_flight", IN_FLIGHT)):
+            paths = {
+                kind: lambda kind=kind, in_flight=in_flight: asyncio.run(_calls(at[kind], options.calls, in_flight))
+                for kind in ("bare", "harness")
+            }
+            found = _alternate(paths, options.rounds)
+            results[name] = {kind: 1000 * seconds for kind, seconds in found.items()}
+            results[name]["ratio"] = found["harness"] / found["bare"]
+        found = _alternate({kind: lambda kind=kind: _upload(at[kind], data) for kind in ("bare", "ingest")}, 5)
+        rates = {kind: options.megabytes / seconds for kind, seconds in found.items()}
+        results["upload"] = {
+            "bare": rates["bare"],
+            "harness": rates["ingest"],
+            "ratio": rates["ingest"] / rates["bare"],
+        }
+    print(f"{'':<12} {'bare':>9} {'harness':>9} {'ratio':>6}  bar")
+    for (name, row), bar in zip(
+        results.items(), ("<= 1.10 (ms)", "<= 1.25 (ms a call)", ">= 0.70 (MB/s)"), strict=True
+    ):
+        print(f"{name:<12} {row['bare']:>9.3f} {row['harness']:>9.3f} {row['ratio']:>6.3f}  {bar}")
+    print(json.dumps({"bench": "rpc", **results}))
+
+
+if __name__ == "__main__":
+    main()
