@@ -110,6 +110,11 @@ def configure(service: str) -> bool:
     return True
 
 
+def is_exporting() -> bool:
+    """Whether this process has an SDK that may export its spans."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def flush() -> None:
     """Sends the spans of a process that ends; call it where ``configure`` returned true."""
     from rebus import tracing_sdk

@@ -8,9 +8,10 @@ cannot wait, or waited too long, is refused with ``RESOURCE_EXHAUSTED`` and a ``
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,9 +21,9 @@ from services.harness.limits import Limits, PoolLimits
 from services.harness.policies import Pool
 
 
-def peer_host(context: Any) -> str:
-    """Who calls, as far as the connection tells: the peer's address without its port."""
-    peer: str = context.peer() or ""
+@lru_cache(1024)
+def peer_host(peer: str) -> str:
+    """Who calls, as far as the connection tells: the address of gRPC's ``peer`` without its port."""
     kind, _, address = peer.partition(":")
     if kind in ("ipv4", "ipv6"):
         return unquote(address.rpartition(":")[0])
@@ -32,7 +33,7 @@ def peer_host(context: Any) -> str:
 def caller(context: Any) -> str:
     """Who a call counts for: its authenticated principal, or its address where a server asks for no credentials."""
     principal = current_principal()
-    return peer_host(context) if principal is ANONYMOUS else principal.name
+    return peer_host(context.peer() or "") if principal is ANONYMOUS else principal.name
 
 
 @dataclass(eq=False)
@@ -40,6 +41,15 @@ class _Waiter:
     principal: str
     size: int
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one principal has of a pool, and how many of its calls wait."""
+
+    running: int = 0
+    bytes: int = 0
+    waiting: int = 0
 
 
 class Places:
@@ -50,9 +60,7 @@ class Places:
         # What runs and what waits now.
         self.running = 0
         self.bytes = 0
-        self._running: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-        self._waiting: Counter[str] = Counter()
+        self._shares: dict[str, _Share] = {}
         self._queue: deque[_Waiter] = deque()
 
     @property
@@ -74,11 +82,12 @@ class Places:
         if self.try_take(principal, size):
             return
         limits = self.limits
-        if self.queued >= limits.queued or self._waiting[principal] >= limits.queued_per_principal:
+        if self.queued >= limits.queued or self._share(principal).waiting >= limits.queued_per_principal:
             raise self._refusal("the queue is full")
         waiter = _Waiter(principal, size)
         self._queue.append(waiter)
-        self._waiting[principal] += 1
+        share = self._shares[principal] = self._share(principal)
+        share.waiting += 1
         try:
             async with asyncio.timeout(min(seconds, limits.wait_seconds)):
                 await waiter.admitted
@@ -98,25 +107,36 @@ class Places:
         """Frees a place and gives it to the first that waits and may have it."""
         self.running -= 1
         self.bytes -= size
-        _reduce(self._running, principal, 1)
-        _reduce(self._bytes, principal, size)
+        share = self._shares[principal]
+        share.running -= 1
+        share.bytes -= size
+        self._forget(principal, share)
         if self._queue:
             self._admit_waiting()
 
     def _take(self, principal: str, size: int) -> None:
         self.running += 1
         self.bytes += size
-        self._running[principal] += 1
-        self._bytes[principal] += size
+        share = self._shares[principal] = self._share(principal)
+        share.running += 1
+        share.bytes += size
+
+    def _share(self, principal: str) -> _Share:
+        return self._shares.get(principal) or _Share()
+
+    def _forget(self, principal: str, share: _Share) -> None:
+        """Principals that have nothing are forgotten: their number is not bounded."""
+        if not (share.running or share.waiting):
+            del self._shares[principal]
 
     def _fits(self, size: int) -> bool:
         return self.running < self.limits.concurrent and self.bytes + size <= self.limits.bytes
 
     def _may_have(self, principal: str, size: int) -> bool:
         limits = self.limits
+        share = self._share(principal)
         return (
-            self._running[principal] < limits.concurrent_per_principal
-            and self._bytes[principal] + size <= limits.bytes_per_principal
+            share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
         )
 
     def _admit_waiting(self) -> None:
@@ -132,7 +152,9 @@ class Places:
 
     def _leave(self, waiter: _Waiter) -> None:
         self._queue.remove(waiter)
-        _reduce(self._waiting, waiter.principal, 1)
+        share = self._shares[waiter.principal]
+        share.waiting -= 1
+        self._forget(waiter.principal, share)
 
     def _refusal(self, why: str) -> ResourceExhaustedError:
         seconds = self.limits.retry_seconds
@@ -144,13 +166,6 @@ class Places:
 def _was_admitted(waiter: _Waiter) -> bool:
     """Whether the place came at the moment when the wait ended otherwise."""
     return waiter.admitted.done() and not waiter.admitted.cancelled()
-
-
-def _reduce(counter: Counter[str], key: str, amount: int) -> None:
-    """Principals that have nothing are forgotten: their number is not bounded."""
-    counter[key] -= amount
-    if counter[key] <= 0:
-        del counter[key]
 
 
 class Admission:

@@ -55,6 +55,7 @@ class Calls:
             for service, method, kind in methods_of(services)
         }
         self._unknown = metrics.method(UNKNOWN, UNKNOWN, UNKNOWN)
+        self._unknown.handled[grpc.StatusCode.UNIMPLEMENTED] = 0
 
     def begin(self, path: str, metadata: Any) -> Call | None:
         """Notes a call's arrival; its span is current for the rest of the task. ``None`` for what is not observed."""
@@ -73,7 +74,7 @@ class Calls:
     def unknown(self, path: str) -> None:
         """Counts a call of a method that no service has."""
         if not path.startswith(_INFRASTRUCTURE):
-            self._unknown.handled(grpc.StatusCode.UNIMPLEMENTED).inc()
+            self._unknown.handled[grpc.StatusCode.UNIMPLEMENTED] += 1
 
 
 class _Method:
@@ -83,6 +84,16 @@ class _Method:
         self.metrics = metrics
         self.span_name = f"{service}/{method}"
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+
+
+def _span(method: _Method, header: str) -> Span:
+    """The call's span; where nothing is exported and the caller began no trace, one for the ids that logs share."""
+    if header or tracing.is_exporting():
+        parent = tracing.context_of(header) if header else None
+        span = tracing.tracer.start_span(method.span_name, parent, SpanKind.SERVER, method.attributes)
+        if span.get_span_context().is_valid:
+            return span
+    return tracing.random_span(sampled=False)
 
 
 class Call:
@@ -98,14 +109,7 @@ class Call:
         self._started = time.perf_counter()
         self._context: Any = None
         header = next((value for key, value in metadata or () if key == tracing.HEADER), "")
-        self._span: Span = tracing.tracer.start_span(
-            method.span_name,
-            tracing.context_of(header) if isinstance(header, str) and header else None,
-            SpanKind.SERVER,
-            method.attributes,
-        )
-        if not self._span.get_span_context().is_valid:
-            self._span = tracing.random_span(sampled=False)  # nothing is exported; logs and jobs share its ids
+        self._span = _span(method, header if isinstance(header, str) else "")
         otel_context.attach(trace.set_span_in_context(self._span))
 
     def within(self, context: Any) -> Call:
@@ -114,13 +118,12 @@ class Call:
         return self
 
     def __enter__(self) -> None:
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         code = self._code(error)
-        self._metrics.in_flight.dec()
-        self._metrics.handled(code).inc()
-        self._metrics.seconds.observe(time.perf_counter() - self._started)
+        self._metrics.in_flight -= 1
+        self._metrics.ended(code, time.perf_counter() - self._started)
         if self._span.is_recording():
             self._span.set_attribute("rpc.grpc.status_code", code.value[0])
             if code in _SERVER_ERRORS:
