@@ -135,9 +135,7 @@ class Places:
     def _may_have(self, principal: str, size: int) -> bool:
         limits = self.limits
         share = self._share(principal)
-        return (
-            share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
-        )
+        return share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
 
     def _admit_waiting(self) -> None:
         """Admits in order; stops at the first for whom there is no room, so that a large request is not passed over."""

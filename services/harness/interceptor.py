@@ -94,6 +94,8 @@ class _Method:
         self._unary_unary = handler.unary_unary
         self._unary_stream = handler.unary_stream
         self._stream_unary = handler.stream_unary
+        # What viewers may call changes nothing and is not written down, but for uploads.
+        self._recorded = audit.covers(name) or self._stream_unary is not None
 
     def handler(self) -> grpc.RpcMethodHandler:
         """The handler that runs the method behind all checks."""
@@ -127,10 +129,13 @@ class _Method:
         principal = self._principal(context)
         try:
             try:
-                with self._audit.recorded(self._name, request, changes=self._stream_unary is not None) as answered:
+                if not self._recorded:
                     response = await self._admitted(behaviour, request, principal, size, scope, context)
-                    if response is not None:
-                        answered(response)
+                else:
+                    with self._audit.recorded(self._name, request) as answered:
+                        response = await self._admitted(behaviour, request, principal, size, scope, context)
+                        if response is not None:
+                            answered(response)
             finally:
                 if timer is not None:
                     timer.stop()

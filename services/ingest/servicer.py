@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from google.protobuf import empty_pb2
@@ -153,12 +154,17 @@ class MediaServicer(media_pb2_grpc.MediaServiceServicer):
         self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Context
     ) -> media_pb2.Media:
         with media.staging(self._folder, self._max_bytes) as upload:
-            sha256 = ""
-            async for request in request_iterator:
-                if sha256:
-                    raise invalid("sha256", "came before the last message")
-                await run(upload.write, request.chunk)
-                sha256 = request.sha256
+            sha256, written = "", asyncio.ensure_future(run(upload.write, b""))
+            try:
+                async for request in request_iterator:  # the next chunk travels while this one is hashed and written
+                    if sha256:
+                        raise invalid("sha256", "came before the last message")
+                    await written
+                    written = asyncio.ensure_future(run(upload.write, request.chunk))
+                    sha256 = request.sha256
+                await written
+            finally:
+                await asyncio.wait([written])
             name = await run(upload.publish, self._store, sha256)
             return media_pb2.Media(name=name, size_bytes=upload.size_bytes)
 

@@ -41,13 +41,14 @@ class AuditLog:
         match = _TRACEPARENT.fullmatch(next(headers, ""))
         _trace_id.set(match[1] if match else "")
 
+    def covers(self, method: str) -> bool:
+        """Whether a method asks for more than the lowest role: such calls change something."""
+        return self._access.role_of(method) > Access.VIEWER
+
     @contextmanager
-    def recorded(self, method: str, request: Message, *, changes: bool = False) -> Iterator[Callable[[Message], None]]:
+    def recorded(self, method: str, request: Message) -> Iterator[Callable[[Message], None]]:
         """Writes a line when the block ends, however it ends; yields what takes the response, which may name the
-        resource. What viewers may call is not written, unless it ``changes`` something: an upload does."""
-        if self._access.role_of(method) <= Access.VIEWER and not changes:
-            yield _ignore
-            return
+        resource."""
         resource, code = _text(request, "name", "parent"), "OK"
 
         def answered(response: Message) -> None:
@@ -69,7 +70,7 @@ class AuditLog:
     def refused(self, method: str, error: RebusError) -> None:
         """Writes a line for somebody known who may not call a method that changes something. Calls of unknown people
         change nothing and have no name to write down; they are in the log of calls."""
-        if isinstance(error, PermissionDeniedError) and self._access.role_of(method) > Access.VIEWER:
+        if isinstance(error, PermissionDeniedError) and self.covers(method):
             _write(method, error.reason, "", "")
 
 
@@ -103,7 +104,3 @@ def _text(message: Message, *fields: str) -> str:
     """The first of the named text fields that is set."""
     texts = (getattr(message, field, "") for field in fields)
     return next((text[:MAX_TEXT] for text in texts if isinstance(text, str) and text), "")
-
-
-def _ignore(_: Message) -> None:
-    """Takes the response of a call that is not written down."""
