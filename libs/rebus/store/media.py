@@ -53,15 +53,18 @@ class Staging:
             self._file.flush()
         name = f"{COLLECTION}/{found}"
         # Also where it exists: the write makes it young again, so that `gc` keeps it for another period of grace.
-        store.upload(self._path, name)
+        store.upload(self._path, name, take=True)
         return name
 
 
 @contextmanager
 def staging(folder: Path, max_bytes: int) -> Iterator[Staging]:
     """A new upload in ``folder``, of at most ``max_bytes``; its file is removed when the block ends."""
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        yield Staging(file, Path(file.name), max_bytes)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        try:
+            yield Staging(file, Path(file.name), max_bytes)
+        finally:
+            Path(file.name).unlink(missing_ok=True)  # unless the store took it
 
 
 def staging_folder(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -234,8 +235,13 @@ class Store:
             os.utime(self._root / source)
         self._try(source, lambda: obstore.copy(self._backend, source, target, overwrite=True))
 
-    def upload(self, source: Path, path: str) -> None:
-        """Writes a file's bytes as one object, in parts where it is large; nothing is visible before all of it is."""
+    def upload(self, source: Path, path: str, *, take: bool = False) -> None:
+        """Writes a file's bytes as one object, in parts where it is large; nothing is visible before all of it is.
+
+        With ``take`` the file is given away: a folder on the same file system moves it in place of a copy.
+        """
+        if take and self._root is not None and _moved(source, self._root / checked(path)):
+            return
         self._try(path, lambda: _put(self._patient, path, source, chunk_size=self.settings.part_bytes))
 
     def put_stream(self, path: str, chunks: Iterable[bytes]) -> None:
@@ -353,6 +359,19 @@ def _take(infos: Iterator[ObjectInfo], count: int) -> list[ObjectInfo]:
 
 def _names(path: str) -> list[str]:
     return path.split("/") if path else []
+
+
+def _moved(source: Path, target: Path) -> bool:
+    """Moves a file in one step, unless the two lie on different file systems."""
+    with translated(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+    return True
 
 
 def _content_tag(data: bytes) -> str:

@@ -150,6 +150,16 @@ def test_a_stream_is_one_object(any_store: Store) -> None:
     assert b"".join(any_store.chunks("s")) == LARGE
 
 
+def test_a_file_that_is_given_away_is_stored_whole(any_store: Store, tmp_path: Path) -> None:
+    any_store.put("a/b", b"old")
+    for path, data in (("a/b", b"new"), ("c/d/e", b"x" * 100_000)):
+        source = tmp_path / "given"
+        source.write_bytes(data)
+        any_store.upload(source, path, take=True)
+        assert any_store.get(path) == data
+    assert {info.path for info in any_store.scan()} == {"a/b", "c/d/e"}
+
+
 def test_an_aborted_upload_leaves_nothing_visible(any_store: Store) -> None:
     any_store.put("old", b"old")
 
