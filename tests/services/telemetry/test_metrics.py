@@ -11,17 +11,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rebus.client import Client
-from rebus.errors import InvalidArgumentError, NotFoundError, RebusError
+from rebus.client import Client, Credentials
+from rebus.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, RebusError, UnauthenticatedError
 from rebus.store import Store, documents
 from rebus.v1 import training_pb2, training_pb2_grpc
 from rebus.v1.common_pb2 import JobStatus
+from services.harness.auth import Security, tokens
 from services.harness.embedded import hosted
 from services.harness.limits import Limits, PoolLimits
 from services.harness.runtime import Runtime
@@ -92,6 +94,25 @@ def test_calls_are_counted_by_method_and_code(address: str, telemetry: Telemetry
         assert value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code=code, grpc_type="unary") == count
     assert value(telemetry, "grpc_server_in_flight", **GET_RUN) == 0
     assert value(telemetry, "rebus_store_operation_seconds_count", outcome="NOT_FOUND") >= 1
+
+
+def test_refused_calls_are_counted(store: Store, telemetry: Telemetry, tmp_path: Path) -> None:
+    token, entry = tokens.create("reader", "viewer")
+    tokens.append(tmp_path / "tokens.yaml", entry)
+    security = Security(tokens=tmp_path / "tokens.yaml")
+    with (
+        hosted(store.url, ["training"], security=security, telemetry=telemetry) as address,
+        Client(address, credentials=Credentials(token="unknown")) as stranger,
+        Client(address, credentials=Credentials(token=token)) as reader,
+    ):
+        with pytest.raises(UnauthenticatedError):
+            stranger.get("runs/x")
+        with pytest.raises(PermissionDeniedError):
+            reader.training.CancelRun(training_pb2.CancelRunRequest(name="runs/x"))
+        handled = "grpc_server_handled_total"
+        eventually(lambda: value(telemetry, handled, **GET_RUN, grpc_code="UNAUTHENTICATED") == 1)
+        eventually(lambda: value(telemetry, handled, grpc_method="CancelRun", grpc_code="PERMISSION_DENIED") == 1)
+        assert value(telemetry, "grpc_server_in_flight") == 0
 
 
 def test_a_stream_is_in_flight_until_its_caller_goes(address: str, telemetry: Telemetry, store: Store) -> None:
