@@ -58,8 +58,9 @@ def context_of(value: str) -> Context:
 def random_span(*, sampled: bool) -> Span:
     """A span that is recorded nowhere and begins a trace: it gives ids where no export is configured."""
     flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    ids = secrets.randbits(128) | 1, secrets.randbits(64) | 1  # never zero, which is no id
-    return NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=flags))
+    bits = secrets.randbits(192)
+    trace_id, span_id = bits >> 64 | 1, bits & (2**64 - 1) | 1  # never zero, which is no id
+    return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
 
 
 @contextmanager
