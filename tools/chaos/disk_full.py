@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rebus.errors import ResourceExhaustedError
-from rebus.jobs.events import EventLog
+from rebus.jobs.events import EventKind, EventLog
 from rebus.store import Store, documents, maintenance, manifests
 from rebus.v1.dataset_pb2 import Dataset
 
@@ -126,7 +126,7 @@ class Driver:
         self._published.add(f"runs/{name}/checkpoints/step-1")
 
     def _append(self, name: str) -> None:
-        EventLog(self._store, _DATASET).append([("note", {"text": "x" * 1000})])
+        EventLog(self._store, _DATASET).append([(EventKind.LOG, {"message": "x" * 1000})])
         self._events += 1
 
     def _update(self, name: str) -> None:
