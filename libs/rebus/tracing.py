@@ -43,6 +43,14 @@ def traceparent() -> str:
     return carrier.get(HEADER, "")
 
 
+def current_trace_id() -> str:
+    """The trace id of what runs now, in hex; outside any trace a new one, so that there is always one to show."""
+    span_context = trace.get_current_span().get_span_context()
+    if not span_context.is_valid:
+        span_context = random_span(sampled=False).get_span_context()
+    return trace.format_trace_id(span_context.trace_id)
+
+
 def new_traceparent() -> str:
     """The current trace context, or that of a new trace."""
     carrier: dict[str, str] = {}

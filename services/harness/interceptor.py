@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -16,17 +17,19 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from rebus import cancellation
+from rebus import cancellation, tracing
 from rebus.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, RebusError, invalid
 from rebus.status import to_status
 from services.harness.admission import Admission
 from services.harness.auth import AccessControl, AuditLog
 from services.harness.policies import policy_of
-from services.harness.telemetry import Call, Calls, current_trace_id
+from services.harness.telemetry import Call, Calls
 from services.harness.trailers import fitted
 
 log = logging.getLogger("rebus.rpc")
 _OWN_METHODS = "/rebus.v1."
+# Bytes of the request that this task answers: parsing knows them, and asking the message encodes it once more.
+_size: ContextVar[int] = ContextVar("request_bytes", default=0)
 # In place of a request that could not be parsed; ``validate`` refuses it.
 MALFORMED = any_pb2.Any(type_url="rebus.dev/malformed")
 
@@ -54,7 +57,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return None
         metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
         call = self._calls.begin(method, metadata)
-        self._audit.begin(metadata)
         try:
             await self._access.admit(method, metadata)
         except Exception as error:
@@ -108,11 +110,11 @@ class _Method:
         return grpc.unary_unary_rpc_method_handler(self._unary, *coding)  # pyright: ignore[reportArgumentType]
 
     async def _unary(self, request: Message, context: Any) -> Message:
-        return await self._run(self._answer, request, request.ByteSize(), context)
+        return await self._run(self._answer, request, _size.get(), context)
 
     async def _streaming(self, request: Message, context: Any) -> None:
         # A coroutine that writes, not a generator: a cancellation then always ends this frame and frees its place.
-        await self._run(self._write, request, request.ByteSize(), context)
+        await self._run(self._write, request, _size.get(), context)
 
     async def _uploading(self, requests: AsyncIterator[Message], context: Any) -> Message:
         return await self._run(self._collect, requests, 0, context)
@@ -235,6 +237,7 @@ def parser(handler: Any) -> Callable[[bytes], Message]:
     """The method's own parser, but ``MALFORMED`` for bytes that are no message: gRPC would answer UNKNOWN."""
 
     def parse(data: bytes) -> Message:
+        _size.set(len(data))
         try:
             return handler.request_deserializer(data)
         except DecodeError:
@@ -268,7 +271,7 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         return
     if not isinstance(error, RebusError):
-        trace_id = current_trace_id()
+        trace_id = tracing.current_trace_id()
         log.error("%s failed, trace id %s", method, trace_id, exc_info=error)
         error = RebusError(f"internal error, trace id {trace_id}", metadata={"trace_id": trace_id})
     else:

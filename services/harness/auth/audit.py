@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -15,18 +13,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from rebus import tracing
 from rebus.errors import PermissionDeniedError, RebusError
 from rebus.v1.options_pb2 import Access
-from services.harness.auth.access import AccessControl, Metadata
+from services.harness.auth.access import AccessControl
 from services.harness.auth.principal import current_principal, role_name
 
 LOGGER = "rebus.audit"
 # Names and request ids come from callers, and may not have been checked yet.
 MAX_TEXT = 256
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 log = logging.getLogger(LOGGER)
-_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 
 class AuditLog:
@@ -34,12 +31,6 @@ class AuditLog:
 
     def __init__(self, access: AccessControl) -> None:
         self._access = access
-
-    def begin(self, metadata: Metadata) -> None:
-        """Remembers the caller's trace (W3C ``traceparent``), if it is part of one, for the rest of the task."""
-        headers = (v for k, v in metadata if k == "traceparent" and isinstance(v, str))
-        match = _TRACEPARENT.fullmatch(next(headers, ""))
-        _trace_id.set(match[1] if match else "")
 
     def covers(self, method: str) -> bool:
         """Whether a method asks for more than the lowest role: such calls change something."""
@@ -94,9 +85,8 @@ def _write(method: str, code: str, resource: str, request_id: str) -> None:
         "resource": resource,
         "request_id": request_id,
         "code": code,
+        "trace_id": tracing.current_trace_id(),
     }
-    if trace_id := _trace_id.get():
-        line["trace_id"] = trace_id
     log.info("%s", json.dumps(line))
 
 

@@ -38,14 +38,6 @@ def current_method() -> str:
     return call.path if call is not None else ""
 
 
-def current_trace_id() -> str:
-    """The trace id of what runs now, in hex; outside any trace a new one, so that there is always one to show."""
-    span_context = trace.get_current_span().get_span_context()
-    if not span_context.is_valid:
-        span_context = tracing.random_span(sampled=False).get_span_context()
-    return trace.format_trace_id(span_context.trace_id)
-
-
 class Calls:
     """All calls of one server."""
 
