@@ -31,6 +31,7 @@ from services.harness.limits import Limits, PoolLimits
 from services.harness.policies import POLICIES, policy_of
 from services.harness.runtime import Context, Runtime, run
 from services.harness.server import Host, Service
+from tests.waiting import until
 
 SMALL = PoolLimits(
     concurrent=4,
@@ -319,7 +320,7 @@ def test_health_and_reflection_are_answered_by_a_full_server(store: Store) -> No
     with blocking(store, limits) as (servicer, endpoint), grpc.insecure_channel(endpoint) as channel:
         stub = training_pb2_grpc.TrainingServiceStub(channel)
         first = stub.GetRun.future(pb.GetRunRequest(name="runs/x"), timeout=30)
-        _until(lambda: servicer.now == 1)
+        until(lambda: servicer.now == 1)
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetRun(pb.GetRunRequest(name="runs/x"), timeout=30)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -356,11 +357,3 @@ def test_the_client_comes_again_after_a_refusal(store: Store) -> None:
             names = list(pool.map(lambda _: client.get("runs/x").name, range(8)))
     assert names == ["runs/x"] * 8
     assert servicer.most == 1
-
-
-def _until(condition: Any) -> None:
-    for _ in range(300):
-        if condition():
-            return
-        threading.Event().wait(0.1)
-    raise AssertionError("the condition did not come true within 30 s")

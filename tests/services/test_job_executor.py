@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from rebus.v1.dataset_pb2 import DatasetVersion, Ingestion
 from rebus.v1.training_pb2 import CreateRunRequest, Run
 from services.harness.embedded import hosted
 from tests.services.job_work import HOOK
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 90.0
@@ -94,16 +95,6 @@ class Jobs:
             if process is not None:
                 for child in [*process.children(recursive=True), process]:
                     child.kill()
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError("the condition did not come true")
 
 
 @pytest.fixture

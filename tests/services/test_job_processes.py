@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +16,7 @@ from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source
 from services.harness.embedded import hosted
 from services.harness.runtime import Runtime
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 60.0
@@ -33,29 +31,19 @@ def _request(num_scenes: int, request_id: str = "") -> CreateIngestionRequest:
     )
 
 
-def _until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError("the condition did not come true")
-
-
 def _supervisor(store: Store, name: str) -> psutil.Process:
     path = process_path(Runtime.open(store.url).cache_dir, name)
-    _until(path.exists)
+    until(path.exists)
     return psutil.Process(json.loads(path.read_text())["pid"])
 
 
 def _worker(store: Store, name: str) -> psutil.Process:
     supervisor = _supervisor(store, name)
-    return _until(supervisor.children)[0]
+    return until(supervisor.children)[0]
 
 
 def _wait_running(client: Client, name: str) -> None:
-    _until(lambda: client.get(name).job.state == JobStatus.RUNNING)
+    until(lambda: client.get(name).job.state == JobStatus.RUNNING)
 
 
 def test_a_job_outlives_its_service(store: Store) -> None:
@@ -87,7 +75,7 @@ def test_a_killed_supervisor_takes_its_worker_along_and_is_found_at_restart(stor
         _wait_running(client, name)
         worker = _worker(store, name)
         _supervisor(store, name).kill()
-        _until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     with hosted(store.url, ["ingest"]) as endpoint, Client(endpoint) as client:
         job = client.get(name).job
         assert job.state == JobStatus.FAILED
@@ -101,7 +89,7 @@ def test_cancel_stops_the_work_and_its_processes(client: Client, store: Store) -
     client.cancel(name)
     list(client.watch(name))
     assert client.get(name).job.state == JobStatus.CANCELLED
-    _until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     with pytest.raises(FailedPreconditionError, match="has ended: CANCELLED"):
         client.cancel(name)
 
@@ -125,8 +113,8 @@ def test_nothing_is_left_behind(client: Client, store: Store) -> None:
     name = client.ingestions.CreateIngestion(_request(20)).name
     client.wait(name)
     path = process_path(Runtime.open(store.url).cache_dir, name)
-    _until(lambda: not path.exists())
-    _until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])])
+    until(lambda: not path.exists())
+    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])])
 
 
 def test_a_store_that_jobs_would_not_see_is_refused() -> None:

@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from services.harness.runtime import Runtime
 from services.harness.server import Host, load
 from services.harness.telemetry import Telemetry, TelemetrySettings
 from services.harness.telemetry.logs import JsonFormatter
+from tests.waiting import until
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-00"
@@ -73,13 +73,6 @@ def get_run(address: str, name: str, traceparent: str) -> Any:
         return caught.value
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
-
-
 def test_calls_are_counted_by_method_and_code(address: str, telemetry: Telemetry, store: Store) -> None:
     documents.create(store, training_pb2.Run(name="runs/x"))
     with Client(address) as client:
@@ -89,7 +82,7 @@ def test_calls_are_counted_by_method_and_code(address: str, telemetry: Telemetry
             client.get("runs/y")
         with pytest.raises(InvalidArgumentError):
             client.training.GetRun(training_pb2.GetRunRequest(name="?"))
-    eventually(lambda: value(telemetry, "grpc_server_handling_seconds_count", **GET_RUN) == 4)
+    until(lambda: value(telemetry, "grpc_server_handling_seconds_count", **GET_RUN) == 4)
     for code, count in {"OK": 2, "NOT_FOUND": 1, "INVALID_ARGUMENT": 1}.items():
         assert value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code=code, grpc_type="unary") == count
     assert value(telemetry, "grpc_server_in_flight", **GET_RUN) == 0
@@ -110,8 +103,8 @@ def test_refused_calls_are_counted(store: Store, telemetry: Telemetry, tmp_path:
         with pytest.raises(PermissionDeniedError):
             reader.training.CancelRun(training_pb2.CancelRunRequest(name="runs/x"))
         handled = "grpc_server_handled_total"
-        eventually(lambda: value(telemetry, handled, **GET_RUN, grpc_code="UNAUTHENTICATED") == 1)
-        eventually(lambda: value(telemetry, handled, grpc_method="CancelRun", grpc_code="PERMISSION_DENIED") == 1)
+        until(lambda: value(telemetry, handled, **GET_RUN, grpc_code="UNAUTHENTICATED") == 1)
+        until(lambda: value(telemetry, handled, grpc_method="CancelRun", grpc_code="PERMISSION_DENIED") == 1)
         assert value(telemetry, "grpc_server_in_flight") == 0
 
 
@@ -121,14 +114,14 @@ def test_a_stream_is_in_flight_until_its_caller_goes(address: str, telemetry: Te
         stub: Any = training_pb2_grpc.TrainingServiceStub(channel)
         request = training_pb2.WatchRunRequest(name="runs/x")
         stream = stub.WatchRun(request)
-        eventually(lambda: value(telemetry, "grpc_server_in_flight", **WATCH_RUN) == 1)
+        until(lambda: value(telemetry, "grpc_server_in_flight", **WATCH_RUN) == 1)
         stream.cancel()
-        eventually(lambda: value(telemetry, "grpc_server_in_flight", **WATCH_RUN) == 0)
+        until(lambda: value(telemetry, "grpc_server_in_flight", **WATCH_RUN) == 0)
         handled = "grpc_server_handled_total"
         assert value(telemetry, handled, **WATCH_RUN, grpc_code="CANCELLED", grpc_type="server_stream") == 1
         with pytest.raises(grpc.RpcError):
             list(stub.WatchRun(request, timeout=0.5))
-        eventually(lambda: value(telemetry, "grpc_server_handling_seconds_count", **WATCH_RUN) == 2)
+        until(lambda: value(telemetry, "grpc_server_handling_seconds_count", **WATCH_RUN) == 2)
         assert value(telemetry, "grpc_server_in_flight", **WATCH_RUN) == 0
 
 
@@ -153,14 +146,14 @@ def test_made_up_methods_make_no_series(address: str, telemetry: Telemetry) -> N
 def test_jobs_are_counted_by_kind_and_state(address: str, telemetry: Telemetry, store: Store) -> None:
     for number, state in enumerate((JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.FAILED)):
         documents.create(store, training_pb2.Run(name=f"runs/{number}", job=JobStatus(state=state)))
-    eventually(lambda: value(telemetry, "rebus_jobs", kind="runs", state="RUNNING") == 2)
+    until(lambda: value(telemetry, "rebus_jobs", kind="runs", state="RUNNING") == 2)
     assert value(telemetry, "rebus_jobs", kind="runs", state="FAILED") == 1
 
     def resumed(run: training_pb2.Run) -> None:
         run.job.state = JobStatus.QUEUED
 
     documents.update(store, training_pb2.Run, "runs/2", resumed)
-    eventually(lambda: value(telemetry, "rebus_jobs", kind="runs", state="QUEUED") == 1)
+    until(lambda: value(telemetry, "rebus_jobs", kind="runs", state="QUEUED") == 1)
     assert value(telemetry, "rebus_jobs", kind="runs", state="FAILED") == 0
 
 
@@ -194,7 +187,7 @@ def test_calls_that_wait_for_admission_are_counted(
     ):
         monkeypatch.setattr(documents, "get", lambda *args: go_on.wait(60) and get(*args))
         answers = [pool.submit(client.get, "runs/x") for _ in range(3)]
-        eventually(lambda: value(telemetry, "rebus_admission_queue_depth") == 2)
+        until(lambda: value(telemetry, "rebus_admission_queue_depth") == 2)
         go_on.set()
         assert [answer.result().name for answer in answers] == ["runs/x"] * 3
         assert value(telemetry, "rebus_admission_queue_depth") == 0
@@ -214,7 +207,7 @@ def test_an_unexpected_error_is_logged_under_its_callers_trace(
     assert line["span_id"]
     assert line["principal"] == "anonymous"
     assert line["exception"].startswith("Traceback")
-    eventually(lambda: value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code="INTERNAL") == 1)
+    until(lambda: value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code="INTERNAL") == 1)
 
 
 @pytest.mark.parametrize("header", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 4_000])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -21,6 +19,7 @@ from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import CreateIngestionRequest, Ingestion, Source
 from services.harness.embedded import hosted
 from tests.services.telemetry.collector import Collector, collecting
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 240.0
@@ -36,16 +35,6 @@ steps.ingest("scenes", [{"reader": "scenes", "settings": {"num_scenes": 5, "seed
 def collector() -> Iterator[Collector]:
     with collecting() as found:
         yield found
-
-
-def _until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise TimeoutError("the condition did not come true")
 
 
 @contextmanager
@@ -75,7 +64,7 @@ def test_a_trace_runs_from_the_pipelines_step_to_the_worker(tmp_path: Path, coll
     environment = _environment(collector)
     with _server((tmp_path / "store").as_uri(), environment) as endpoint:
         _run_step({**environment, "TRACEPARENT": TRACEPARENT}, endpoint)
-        _until(lambda: collector.named("job supervisor"))
+        until(lambda: collector.named("job supervisor"))
     (step,) = collector.named("pipeline step ingest")
     calls = {span.service: span for span in collector.named("rebus.v1.IngestionService/CreateIngestion")}
     client, server = calls["rebus-pipelines"], calls["rebus-ingest"]
@@ -98,7 +87,7 @@ def test_a_trace_runs_from_the_pipelines_step_to_the_worker(tmp_path: Path, coll
 def test_a_step_outside_any_trace_begins_one(tmp_path: Path, collector: Collector) -> None:
     with _server((tmp_path / "store").as_uri(), _environment(collector)) as endpoint:
         _run_step({k: v for k, v in os.environ.items() if k != "TRACEPARENT"}, endpoint)  # it exports nothing itself
-        (worker,) = _until(lambda: collector.named("job worker"))
+        (worker,) = until(lambda: collector.named("job worker"))
     (server,) = collector.named("rebus.v1.IngestionService/CreateIngestion")
     gets = collector.named("rebus.v1.DatasetService/GetDatasetVersion")
     assert gets
@@ -119,7 +108,7 @@ def test_a_recovered_job_keeps_its_trace(store: Store, collector: Collector, mon
     monkeypatch.setenv("TRACEPARENT", "00-" + "1" * 32 + "-" + "1" * 16 + "-01")  # the new service's own, of no concern
     with hosted(store.url, ["ingest"]) as endpoint, Client(endpoint) as client:
         assert client.wait(job.name).job.state == JobStatus.SUCCEEDED
-        (supervisor,) = _until(lambda: collector.named("job supervisor"))
+        (supervisor,) = until(lambda: collector.named("job supervisor"))
     (worker,) = collector.named("job worker")
     assert (supervisor.trace_id, supervisor.parent_id) == (TRACE_ID, SPAN_ID)
     assert (worker.trace_id, worker.parent_id) == (TRACE_ID, supervisor.span_id)

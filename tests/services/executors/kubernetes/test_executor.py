@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,19 +17,10 @@ from services.executors.kubernetes import KubernetesExecutor
 from services.executors.kubernetes.naming import ATTEMPT_ANNOTATION, JOB_ANNOTATION
 from tests.services.executors.kubernetes.api_server import ApiServer
 from tests.services.executors.kubernetes.cluster import Cluster
+from tests.waiting import until
 
 WAIT_SECONDS = 60.0
 Opened = Callable[..., KubernetesExecutor]
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise TimeoutError("the condition did not come true")
 
 
 @pytest.fixture
