@@ -254,6 +254,10 @@ class Blocking(training_pb2_grpc.TrainingServiceServicer):
         await run(self._work)
         return pb.Run(name=request.name)
 
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.Run:
+        await run(self._work)
+        return request.run
+
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> Any:
         yield JobEvent(sequence=1)
         await asyncio.sleep(30)
@@ -331,6 +335,24 @@ def test_health_and_reflection_are_answered_by_a_full_server(store: Store) -> No
         assert next(reflection.ServerReflectionInfo(iter([request]), timeout=10)).list_services_response.service
         servicer.gate.set()
         assert first.result(30).name == "runs/x"
+
+
+def test_bytes_of_requests_in_flight_are_bounded(store: Store) -> None:
+    pool = PoolLimits(concurrent=9, concurrent_per_principal=9, bytes=100_000, bytes_per_principal=100_000)
+    large = pb.CreateRunRequest(run=pb.Run(recipe="x" * 60_000, datasets={"a": "datasets/a/versions/1"}))
+    limits = Limits(calls=pool, watches=pool, uploads=pool, max_message_bytes=100_000)
+    with blocking(store, limits) as (servicer, endpoint), grpc.insecure_channel(endpoint) as channel:
+        stub = training_pb2_grpc.TrainingServiceStub(channel)
+        first = stub.CreateRun.future(large, timeout=30)
+        until(lambda: servicer.now == 1)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.CreateRun(large, timeout=30)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        small = stub.GetRun.future(pb.GetRunRequest(name="runs/x"), timeout=30)
+        until(lambda: servicer.now == 2)
+        servicer.gate.set()
+        assert (first.result(30), small.result(30).name) == (large.run, "runs/x")
+        assert stub.CreateRun(large, timeout=30) == large.run
 
 
 def test_watches_fill_their_own_places_only(store: Store) -> None:

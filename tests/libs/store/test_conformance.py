@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -158,6 +159,17 @@ def test_a_file_that_is_given_away_is_stored_whole(any_store: Store, tmp_path: P
         any_store.upload(source, path, take=True)
         assert any_store.get(path) == data
     assert {info.path for info in any_store.scan()} == {"a/b", "c/d/e"}
+
+
+def test_a_file_of_another_file_system_is_copied(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def apart(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "replace", apart)
+    (tmp_path / "given").write_bytes(b"new")
+    store.upload(tmp_path / "given", "a/b", take=True)
+    assert store.get("a/b") == b"new"
+    assert (tmp_path / "given").exists()
 
 
 def test_an_aborted_upload_leaves_nothing_visible(any_store: Store) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.utils import floatToGoString
 
 from rebus.client import Client, Credentials
 from rebus.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, RebusError, UnauthenticatedError
@@ -29,6 +31,7 @@ from services.harness.runtime import Runtime
 from services.harness.server import Host, load
 from services.harness.telemetry import Telemetry, TelemetrySettings
 from services.harness.telemetry.logs import JsonFormatter
+from services.harness.telemetry.metrics import DURATION_BUCKETS, Metrics
 from tests.waiting import until
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -71,6 +74,25 @@ def get_run(address: str, name: str, traceparent: str) -> Any:
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetRun(training_pb2.GetRunRequest(name=name), metadata=[("traceparent", traceparent)])
         return caught.value
+
+
+def test_durations_fall_into_the_buckets_of_a_histogram() -> None:
+    """Against the library's own histogram, also for times that lie on a bucket's bound."""
+    ours, theirs = Metrics(), CollectorRegistry()
+    labels = ("grpc_type", "grpc_service", "grpc_method")
+    name = "grpc_server_handling_seconds"
+    histogram = Histogram(name, "", labels, buckets=DURATION_BUCKETS, registry=theirs)
+    method, expected = ours.method("s", "m", "unary"), histogram.labels("unary", "s", "m")
+    for seconds in (0.0, 0.0004, *DURATION_BUCKETS, 0.3, 61.0, 1e4):
+        method.ended(grpc.StatusCode.OK, seconds)
+        expected.observe(seconds)
+    values = dict(zip(labels, ("unary", "s", "m"), strict=True))
+    for bound in [*map(floatToGoString, DURATION_BUCKETS), "+Inf"]:
+        found, wanted = (r.get_sample_value(f"{name}_bucket", {**values, "le": bound}) for r in (ours.registry, theirs))
+        assert found == wanted, bound
+    for suffix in ("count", "sum"):
+        found, wanted = (r.get_sample_value(f"{name}_{suffix}", values) for r in (ours.registry, theirs))
+        assert found == pytest.approx(wanted)
 
 
 def test_calls_are_counted_by_method_and_code(address: str, telemetry: Telemetry, store: Store) -> None:
