@@ -10,6 +10,7 @@ the same moment one wins, and after a crash in between a repeat carries the requ
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -42,43 +43,54 @@ def claim(store: Store, request: Message, name: str) -> Claim:
 
     Raises ``InvalidArgumentError`` naming ``request_id`` if that was used for a request with another body.
     """
-    request_id: str = request.request_id  # pyright: ignore[reportAttributeAccessIssue]
-    if not request_id:
+    if not request.request_id:  # pyright: ignore[reportAttributeAccessIssue]
         return Claim("", name)
-    key = digest([request.DESCRIPTOR.full_name, request_id])
-    content = {"name": name, "digest": _digest(request)}
+    key, content = _key(request), {"name": name, "digest": _digest(request)}
     try:
         store.create(_path(key), seal(content))
         return Claim(key, name)
     except AlreadyExistsError:
-        first = unseal(store.get(_path(key)), _path(key))
-    if first["digest"] != content["digest"]:
-        raise invalid("request_id", "was used for another request; a repeat must equal the first in every field")
-    return Claim(key, first["name"], repeated=True, done=first.get("done", False))
+        return _first(store, request)
 
 
 def delete(store: Store, request: Message) -> None:
     """Removes the resource that ``request`` names; ``NotFoundError`` if there is none.
 
     A repeat does nothing, also where the name is in use again. Nothing is left to write the key into, so the record
-    itself says that the request was carried out.
+    itself says that the request was carried out; a resource that was never there leaves no record, since a repeat must
+    not look like a success.
     """
-    claimed = claim(store, request, request.name)  # pyright: ignore[reportAttributeAccessIssue]
+    name: str = request.name  # pyright: ignore[reportAttributeAccessIssue]
+    if not request.request_id:  # pyright: ignore[reportAttributeAccessIssue]
+        documents.delete(store, name)
+        return
+    # Looked at before the record: where the resource is gone and there is no record, no repeat removed it.
+    found = store.exists(documents.path_of(name))
+    try:
+        claimed = _first(store, request)
+    except NotFoundError:
+        if not found:
+            raise NotFoundError(f"no {name}", metadata={"name": name}) from None
+        claimed = claim(store, request, name)
     if claimed.done:
         return
-    try:
+    with suppress(NotFoundError):  # a repeat at the same moment was faster
         documents.delete(store, claimed.name)
-    except NotFoundError:
-        if not claimed.repeated:
-            _forget(store, claimed)  # a repeat must not look like a success
-            raise
-    if claimed.key:
-        store.put(_path(claimed.key), seal({"name": claimed.name, "digest": _digest(request), "done": True}))
+    store.put(_path(claimed.key), seal({"name": claimed.name, "digest": _digest(request), "done": True}))
 
 
-def _forget(store: Store, claimed: Claim) -> None:
-    if claimed.key:
-        store.delete(_path(claimed.key))
+def _first(store: Store, request: Message) -> Claim:
+    """The claim that the first request with this id left; ``NotFoundError`` if none did."""
+    key = _key(request)
+    record = unseal(store.get(_path(key)), _path(key))
+    if record["digest"] != _digest(request):
+        raise invalid("request_id", "was used for another request; a repeat must equal the first in every field")
+    return Claim(key, record["name"], repeated=True, done=record.get("done", False))
+
+
+def _key(request: Message) -> str:
+    request_id: str = request.request_id  # pyright: ignore[reportAttributeAccessIssue]
+    return digest([request.DESCRIPTOR.full_name, request_id])
 
 
 def _digest(request: Message) -> str:

@@ -118,3 +118,19 @@ def test_requests_differ_in_every_field(store: Store) -> None:
 
 def _crash(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_deletion_that_its_repeat_overtook_succeeds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _create(store, "a", "")
+    request = DeleteDatasetRequest(name="datasets/a", request_id="r")
+    remove = documents.delete
+
+    def overtaken(store: Store, name: str) -> None:
+        monkeypatch.undo()
+        requests.delete(store, request)
+        remove(store, name)
+
+    monkeypatch.setattr(documents, "delete", overtaken)
+    requests.delete(store, request)
+    with pytest.raises(NotFoundError):
+        documents.get(store, Dataset, "datasets/a")
