@@ -21,11 +21,11 @@ from rebus import tracing
 from rebus.client import Client
 from rebus.config import digest
 from rebus.errors import NotFoundError, RebusError, invalid
+from rebus.job_states import RESUMABLE
 from rebus.v1 import dataset_pb2, evaluation_pb2, model_pb2, retrieval_pb2, training_pb2
-from rebus.v1.common_pb2 import JobEvent, JobStatus
+from rebus.v1.common_pb2 import JobEvent
 
 CHAMPION = "champion"
-ENDED_BADLY = (JobStatus.FAILED, JobStatus.CANCELLED)
 M = TypeVar("M", bound=Message)
 Plain = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def make(
     key, attempt = digest(list(inputs)), 0
     while True:
         job: Any = create(f"{key}-{attempt}")
-        if job.job.state not in ENDED_BADLY:
+        if job.job.state not in RESUMABLE:
             job = client.wait(job.name, on_event=on_event)
             if result is None or _exists(client, result(job)):
                 return job
@@ -128,7 +128,7 @@ def train(version: dataset_pb2.DatasetVersion, recipe: str, seed: int, revision:
         )
         key = digest(["train", version.name, version.digest, values, seed, revision])
         run = client.training.CreateRun(training_pb2.CreateRunRequest(run=run, request_id=key))
-        if run.job.state in ENDED_BADLY:
+        if run.job.state in RESUMABLE:
             run = client.training.ResumeRun(training_pb2.ResumeRunRequest(name=run.name))
         return client.wait(run.name, on_event=on_event)
 

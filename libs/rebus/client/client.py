@@ -48,7 +48,6 @@ ENDPOINT_ENV = "REBUS_ENDPOINT"
 # A page of samples carries their images; what requests may hold is the server's to say.
 MAX_RESPONSE_BYTES = 64 << 20
 DEFAULT_TIMEOUT_SECONDS = 60.0
-TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 _KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
 # gRPC's own backoff grows to two minutes, which is longer than a server takes to come back.
 _RECONNECT = [

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from rebus import tracing
 from rebus.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, RebusError
+from rebus.job_states import RESUMABLE, TERMINAL
 from rebus.jobs import active, hosts
 from rebus.jobs.events import EventKind, EventLog
 from rebus.status import to_status
@@ -23,8 +24,6 @@ from rebus.v1.common_pb2 import JobExit, JobStatus, Resources
 
 M = TypeVar("M", bound=Message)
 State = JobStatus.State
-TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-RESUMABLE = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 def new_id() -> str:
@@ -151,7 +150,7 @@ def _log_state(store: Store, name: str, job: JobStatus) -> None:
 
 def _state_values(job: JobStatus) -> dict[str, Any]:
     values: dict[str, Any] = {"state": JobStatus.State.Name(job.state), "attempt": job.attempts}
-    if job.state in (JobStatus.FAILED, JobStatus.CANCELLED) and job.HasField("error"):
+    if job.state in RESUMABLE and job.HasField("error"):
         values["error"] = job.error.message
     if job.state != JobStatus.RUNNING and job.exit.reason:
         values["reason"] = JobExit.Reason.Name(job.exit.reason)

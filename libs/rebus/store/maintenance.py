@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from rebus.config import digest, parse_yaml
 from rebus.errors import DataLossError, NotFoundError, RebusError
+from rebus.job_states import TERMINAL
 from rebus.store import documents, manifests, media
 from rebus.store.objects import ObjectInfo, Store
 from rebus.store.paths import is_staged
@@ -32,7 +33,6 @@ _EVENTS = re.compile(r"^(.+)/events/\d+\.json$")
 _UNSEALED = re.compile(r"/(quarantine\.jsonl|logs/\d+\.txt)$")
 # Lance's own records of its commits: small, and read by Lance itself even where no version of ours needs them.
 _LANCE_METADATA = re.compile(r"/data\.lance/_(versions|transactions|refs)/")
-_ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _oldest_active(store: Store) -> datetime:
 
 def _active_since(document: Message) -> datetime | None:
     job: JobStatus = document.job  # pyright: ignore[reportAttributeAccessIssue]
-    if job.state in _ENDED:
+    if job.state in TERMINAL:
         return None
     return job.create_time.ToDatetime(tzinfo=UTC) - CLOCK_SKEW
 
