@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,10 @@ from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
 from services.harness.runtime import Runtime, run
-from services.harness.telemetry import Telemetry, TelemetrySettings
+from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from services.harness.telemetry.logs import configure_logs
 from services.harness.telemetry.telemetry import add_arguments
-from services.harness.tls import server_credentials
+from services.harness.tls import https_context, server_credentials
 
 DEFAULT_PORT = 8080
 # A page of samples carries their images; requests have the smaller bound of ``Limits``.
@@ -83,7 +84,7 @@ class Host:
         Raises ``FailedPreconditionError`` where others could call without credentials and nobody said that they may.
         """
         self._security.check_address(self._address)
-        access = self._security.access_control(roles.required_roles(self._names()))
+        access = self._security.access_control(roles.required_roles(self._names()) | http.ROLES)
         admission = Admission(self._runtime.limits)
         self.telemetry.metrics.admission_queue_depth.set_function(lambda: admission.queued)
         self._server = grpc.aio.server(
@@ -109,7 +110,7 @@ class Host:
         except RuntimeError as error:
             raise UnavailableError(f"cannot listen on {self._address}: {error}") from None
         collections = [name for service in self._services for name in service.job_collections]
-        self.telemetry.start(self._runtime.store, collections, ready=lambda: self._serving)
+        self.telemetry.start(self._runtime.store, collections, lambda: self._serving, access, self._https())
         await self._server.start()
         for service in self._services:
             for collection in service.job_collections:
@@ -124,6 +125,10 @@ class Host:
         # gRPC calls back into the credentials at each handshake, so they must live as long as the server.
         self._credentials = server_credentials(tls, interval=self._security.reload_seconds)
         return self._server.add_secure_port(self._address, self._credentials)
+
+    def _https(self) -> Callable[[], ssl.SSLContext] | None:
+        tls = self._security.tls
+        return None if tls is None else https_context(tls, interval=self._security.reload_seconds)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Turns unhealthy first, so that no new calls come, then lets running calls end within ``grace`` seconds.

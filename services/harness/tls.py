@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,23 @@ def server_credentials(config: TlsConfig, *, interval: float = RELOAD_SECONDS) -
         changed,  # pyright: ignore[reportArgumentType] its stub forgets None, which means unchanged
         require_client_authentication=bool(config.client_ca),
     )
+
+
+def https_context(config: TlsConfig, *, interval: float = RELOAD_SECONDS) -> Callable[[], ssl.SSLContext]:
+    """What gives each new HTTPS connection the newest certificate. Clients need none of their own: probes and scrapers
+    have none, and what is worth protecting asks for a token."""
+
+    def loaded(cert: bytes, key: bytes) -> ssl.SSLContext:
+        certificate_configuration(cert, key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(config.cert, config.key)
+        except (OSError, ssl.SSLError) as error:
+            raise invalid(FIELD, f"{config.cert} and {config.key} cannot be used: {error}") from None
+        return context
+
+    watched = Watched([config.cert, config.key], loaded, field=FIELD, interval=interval)
+    return lambda: watched.value
 
 
 def certificate_configuration(

@@ -6,14 +6,16 @@ import argparse
 import asyncio
 import logging
 import os
+import ssl
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from rebus.errors import RebusError, invalid
 from rebus.store import Store, observation
+from services.harness.auth import AccessControl
 from services.harness.telemetry.calls import Calls
-from services.harness.telemetry.http import MetricsServer
+from services.harness.telemetry.http import Gate, MetricsServer
 from services.harness.telemetry.jobs import JobStates
 from services.harness.telemetry.metrics import Metrics
 
@@ -54,11 +56,20 @@ class Telemetry:
         """Observes the methods of the named gRPC services, on behalf of the interceptor."""
         return Calls(self.metrics, services)
 
-    def start(self, store: Store, job_collections: Iterable[str], ready: Callable[[], bool]) -> None:
+    def start(
+        self,
+        store: Store,
+        job_collections: Iterable[str],
+        ready: Callable[[], bool],
+        access: AccessControl,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         """Serves the metrics, if the settings name a port, and keeps those up to date that nobody reports."""
-        if self._settings.metrics_port is None:
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        if port is None:
             return
-        server = MetricsServer(self.metrics.registry, ready, self._settings.metrics_host, self._settings.metrics_port)
+        gate = Gate(access, asyncio.get_running_loop())
+        server = MetricsServer(self.metrics.registry, ready, gate, host, port, tls)
         self.metrics_port = server.port
         self._stack.callback(server.close)
         self._stack.enter_context(observation.observing(self.metrics.observe_store))

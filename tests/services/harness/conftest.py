@@ -13,6 +13,7 @@ from services.harness.auth import Security
 from services.harness.auth import tokens as token_files
 from services.harness.auth.oidc import OidcConfig
 from services.harness.embedded import hosted
+from services.harness.telemetry import Telemetry, TelemetrySettings
 from tests.services.harness.identity import AUDIENCE, ISSUER, SigningKey, jwk_set
 
 ROLES = ("viewer", "editor", "operator")
@@ -23,6 +24,7 @@ class Secured:
     """A running server, and what it takes."""
 
     endpoint: str
+    metrics_port: int
     # By role.
     tokens: dict[str, str]
     key: SigningKey
@@ -46,8 +48,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REBUS_CACHE", str(folder / "cache"))
-        with hosted((folder / "store").as_uri(), security=security) as endpoint:
-            yield Secured(endpoint, tokens, key)
+        telemetry = Telemetry(TelemetrySettings(metrics_port=0))
+        with hosted((folder / "store").as_uri(), security=security, telemetry=telemetry) as endpoint:
+            assert telemetry.metrics_port is not None
+            yield Secured(endpoint, telemetry.metrics_port, tokens, key)
 
 
 @pytest.fixture

@@ -51,18 +51,20 @@ def address(store: Store, telemetry: Telemetry) -> Iterator[str]:
         yield found
 
 
-def fetch(telemetry: Telemetry, path: str) -> tuple[int, str]:
+def fetch(telemetry: Telemetry, path: str, token: str = "") -> tuple[int, str]:
+    url = f"http://127.0.0.1:{telemetry.metrics_port}{path}"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{telemetry.metrics_port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
 
 
-def value(telemetry: Telemetry, name: str, **labels: str) -> float:
+def value(telemetry: Telemetry, name: str, token: str = "", **labels: str) -> float:
     """The sum of the samples of that name with at least those labels. A caller has its answer before it is counted."""
-    families = text_string_to_metric_families(fetch(telemetry, "/metrics")[1])
+    families = text_string_to_metric_families(fetch(telemetry, "/metrics", token)[1])
     found = [s for family in families for s in family.samples if s.name == name and labels.items() <= s.labels.items()]
     return sum(sample.value for sample in found)
 
@@ -125,9 +127,9 @@ def test_refused_calls_are_counted(store: Store, telemetry: Telemetry, tmp_path:
         with pytest.raises(PermissionDeniedError):
             reader.training.CancelRun(training_pb2.CancelRunRequest(name="runs/x"))
         handled = "grpc_server_handled_total"
-        until(lambda: value(telemetry, handled, **GET_RUN, grpc_code="UNAUTHENTICATED") == 1)
-        until(lambda: value(telemetry, handled, grpc_method="CancelRun", grpc_code="PERMISSION_DENIED") == 1)
-        assert value(telemetry, "grpc_server_in_flight") == 0
+        until(lambda: value(telemetry, handled, token, **GET_RUN, grpc_code="UNAUTHENTICATED") == 1)
+        until(lambda: value(telemetry, handled, token, grpc_method="CancelRun", grpc_code="PERMISSION_DENIED") == 1)
+        assert value(telemetry, "grpc_server_in_flight", token) == 0
 
 
 def test_a_stream_is_in_flight_until_its_caller_goes(address: str, telemetry: Telemetry, store: Store) -> None:
