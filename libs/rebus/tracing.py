@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 
 from opentelemetry import context as otel_context
@@ -36,16 +37,40 @@ def span(name: str, attributes: Attributes | None = None, *, kind: SpanKind = Sp
         yield current
 
 
+class _Trace:
+    """A trace that is recorded nowhere and begins when its id is first asked for: most calls end before."""
+
+    span: Span
+
+    def begun(self) -> Span:
+        """Its only span; of threads that ask at the same moment, all get the same."""
+        return vars(self).get("span") or vars(self).setdefault("span", random_span(sampled=False))
+
+
+_trace: ContextVar[_Trace | None] = ContextVar("rebus_trace", default=None)
+
+
+def begin() -> None:
+    """Makes the rest of this task, and what it starts, one trace: it shows in logs and goes to the services called."""
+    _trace.set(_Trace())
+
+
+def current_span() -> Span:
+    """The span of what runs now; invalid outside any trace."""
+    span = trace.get_current_span()
+    if span.get_span_context().is_valid or (own := _trace.get()) is None:
+        return span
+    return own.begun()
+
+
 def traceparent() -> str:
     """The current trace context as W3C writes it; empty outside any trace."""
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
-    return carrier.get(HEADER, "")
+    return _written(current_span())
 
 
 def current_trace_id() -> str:
     """The trace id of what runs now, in hex; outside any trace a new one, so that there is always one to show."""
-    span_context = trace.get_current_span().get_span_context()
+    span_context = current_span().get_span_context()
     if not span_context.is_valid:
         span_context = random_span(sampled=False).get_span_context()
     return trace.format_trace_id(span_context.trace_id)
@@ -53,9 +78,13 @@ def current_trace_id() -> str:
 
 def new_traceparent() -> str:
     """The current trace context, or that of a new trace."""
+    return traceparent() or _written(random_span(sampled=True))
+
+
+def _written(span: Span) -> str:
     carrier: dict[str, str] = {}
-    _propagator.inject(carrier, context=trace.set_span_in_context(random_span(sampled=True), Context()))
-    return traceparent() or carrier[HEADER]
+    _propagator.inject(carrier, context=trace.set_span_in_context(span))
+    return carrier.get(HEADER, "")
 
 
 def context_of(value: str) -> Context:

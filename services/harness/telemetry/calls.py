@@ -78,14 +78,18 @@ class _Method:
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
-def _span(method: _Method, header: str) -> Span:
-    """The call's span; where nothing is exported and the caller began no trace, one for the ids that logs share."""
-    if header or tracing.is_exporting():
+def _enter_span(method: _Method, metadata: Any) -> Span | None:
+    """Makes the call's span current for the rest of the task. Where nothing is exported and the caller began no trace,
+    the call is a trace of its own, without one."""
+    header = next((value for key, value in metadata or () if key == tracing.HEADER), "")
+    if isinstance(header, str) and (header or tracing.is_exporting()):
         parent = tracing.context_of(header) if header else None
         span = tracing.tracer.start_span(method.span_name, parent, SpanKind.SERVER, method.attributes)
         if span.get_span_context().is_valid:
+            otel_context.attach(trace.set_span_in_context(span))
             return span
-    return tracing.random_span(sampled=False)
+    tracing.begin()
+    return None
 
 
 class Call:
@@ -100,9 +104,7 @@ class Call:
         self._metrics = method.metrics
         self._started = time.perf_counter()
         self._context: Any = None
-        header = next((value for key, value in metadata or () if key == tracing.HEADER), "")
-        self._span = _span(method, header if isinstance(header, str) else "")
-        otel_context.attach(trace.set_span_in_context(self._span))
+        self._span = _enter_span(method, metadata)
 
     def within(self, context: Any) -> Call:
         """The call with what gRPC knows of it."""
@@ -116,11 +118,11 @@ class Call:
         code = self._code(error)
         self._metrics.in_flight -= 1
         self._metrics.ended(code, time.perf_counter() - self._started)
-        if self._span.is_recording():
+        if self._span is not None:
             self._span.set_attribute("rpc.grpc.status_code", code.value[0])
             if code in _SERVER_ERRORS:
                 self._span.set_status(Status(StatusCode.ERROR, code.name))
-        self._span.end()
+            self._span.end()
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None:

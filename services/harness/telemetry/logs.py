@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from opentelemetry import trace
 
+from rebus import tracing
 from services.harness.auth.principal import current_principal
 from services.harness.telemetry.calls import current_method
 
@@ -38,7 +39,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        span_context = trace.get_current_span().get_span_context()
+        span_context = tracing.current_span().get_span_context()
         if span_context.is_valid:
             line["trace_id"] = trace.format_trace_id(span_context.trace_id)
             line["span_id"] = trace.format_span_id(span_context.span_id)
