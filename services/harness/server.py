@@ -27,6 +27,7 @@ from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
+from services.harness.memory import keep_buffers
 from services.harness.runtime import Runtime, run
 from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from services.harness.telemetry.logs import configure_logs
@@ -192,6 +193,7 @@ def main(names: Iterable[str], argv: list[str] | None = None) -> int:
         runtime = Runtime.open(args.store, args.executor, args.executor_settings, limits=Limits.of(args.limit))
     except RebusError as error:
         parser.error(str(error))
+    keep_buffers()
     configure_logs(args.log_format)
     if args.audit_log:
         audit.write_to(Path(args.audit_log))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from google.protobuf import empty_pb2
@@ -16,6 +15,7 @@ from rebus.v1 import dataset_pb2_grpc as pb_grpc
 from rebus.v1 import media_pb2, media_pb2_grpc
 from rebus.v1.common_pb2 import JobEvent
 from services.harness.converters import sample_to_proto
+from services.harness.feed import Feed
 from services.harness.pages import page_bounds
 from services.harness.runtime import Context, Runtime, run
 
@@ -154,17 +154,13 @@ class MediaServicer(media_pb2_grpc.MediaServiceServicer):
         self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Context
     ) -> media_pb2.Media:
         with media.staging(self._folder, self._max_bytes) as upload:
-            sha256, written = "", asyncio.ensure_future(run(upload.write, b""))
-            try:
-                async for request in request_iterator:  # the next chunk travels while this one is hashed and written
+            sha256 = ""
+            async with Feed(upload.write) as feed:  # the next chunks travel while these are hashed and written
+                async for request in request_iterator:
                     if sha256:
                         raise invalid("sha256", "came before the last message")
-                    await written
-                    written = asyncio.ensure_future(run(upload.write, request.chunk))
+                    await feed.put(request.chunk)
                     sha256 = request.sha256
-                await written
-            finally:
-                await asyncio.wait([written])
             name = await run(upload.publish, self._store, sha256)
             return media_pb2.Media(name=name, size_bytes=upload.size_bytes)
 

@@ -67,8 +67,11 @@ async def _serve_bare(peer: Peer, connection: Connection) -> None:
 
 
 async def _serve_harness(kind: str, store: str, connection: Connection) -> None:
+    from services.harness.memory import keep_buffers
     from services.harness.runtime import Runtime
     from services.harness.server import Host, Service, load
+
+    keep_buffers()
 
     def add(server: grpc.aio.Server, runtime: Runtime) -> None:
         media_pb2_grpc.add_MediaServiceServicer_to_server(Peer(), server)
