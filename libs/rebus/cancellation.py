@@ -52,7 +52,7 @@ class Scope:
 
     def busy(self) -> bool:
         """Whether abandoned work still runs."""
-        return any(not work.done() for work in self._working)
+        return bool(self._working) and any(not work.done() for work in self._working)
 
     def when_idle(self, release: Callable[[], None]) -> None:
         """Calls ``release`` once no abandoned work runs, at once or in the thread whose work ends last."""

@@ -70,11 +70,12 @@ class Places:
 
     def try_take(self, principal: str, size: int) -> bool:
         """Takes a place at once if there is one and nobody who may have one waits for it."""
-        if not self._fits(size) or not self._may_have(principal, size):
+        share = self._shares.get(principal) or _Share()
+        if not (self._fits(size) and _allows(self.limits, share, size)):
             return False
         if self._queue and any(self._may_have(waiter.principal, waiter.size) for waiter in self._queue):
             return False  # somebody waits for more room than there is, and must not be passed over for ever
-        self._take(principal, size)
+        self._take(principal, share, size)
         return True
 
     async def take(self, principal: str, size: int, seconds: float) -> None:
@@ -114,10 +115,10 @@ class Places:
         if self._queue:
             self._admit_waiting()
 
-    def _take(self, principal: str, size: int) -> None:
+    def _take(self, principal: str, share: _Share, size: int) -> None:
+        self._shares[principal] = share
         self.running += 1
         self.bytes += size
-        share = self._shares[principal] = self._share(principal)
         share.running += 1
         share.bytes += size
 
@@ -133,9 +134,7 @@ class Places:
         return self.running < self.limits.concurrent and self.bytes + size <= self.limits.bytes
 
     def _may_have(self, principal: str, size: int) -> bool:
-        limits = self.limits
-        share = self._share(principal)
-        return share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
+        return _allows(self.limits, self._share(principal), size)
 
     def _admit_waiting(self) -> None:
         """Admits in order; stops at the first for whom there is no room, so that a large request is not passed over."""
@@ -144,7 +143,7 @@ class Places:
                 continue  # done: cancelled, and about to leave
             if not self._fits(waiter.size):
                 return
-            self._take(waiter.principal, waiter.size)
+            self._take(waiter.principal, self._share(waiter.principal), waiter.size)
             self._leave(waiter)
             waiter.admitted.set_result(None)
 
@@ -159,6 +158,11 @@ class Places:
         return ResourceExhaustedError(
             f"the server is at its limits: {why}; retry in {seconds:g} s", retry_seconds=seconds
         )
+
+
+def _allows(limits: PoolLimits, share: _Share, size: int) -> bool:
+    """Whether a principal that has ``share`` may have one more place."""
+    return share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
 
 
 def _was_admitted(waiter: _Waiter) -> bool:
