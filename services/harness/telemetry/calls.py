@@ -48,12 +48,13 @@ class Calls:
         }
         self._unknown = metrics.method(UNKNOWN, UNKNOWN, UNKNOWN)
         self._unknown.handled[grpc.StatusCode.UNIMPLEMENTED] = 0
+        self._exporting = tracing.is_exporting()
 
     def begin(self, path: str, metadata: Any) -> Call | None:
         """Notes a call's arrival; its span is current for the rest of the task. ``None`` for what is not observed."""
         method = self._methods.get(path)
         # gRPC answers each call in a task of its own, which ends with it: nothing set here needs to be taken back.
-        call = None if method is None else Call(path, method, metadata)
+        call = None if method is None else Call(path, method, metadata, self._exporting)
         _current.set(call)
         return call
 
@@ -78,11 +79,11 @@ class _Method:
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
-def _enter_span(method: _Method, metadata: Any) -> Span | None:
+def _enter_span(method: _Method, metadata: Any, exporting: bool) -> Span | None:
     """Makes the call's span current for the rest of the task. Where nothing is exported and the caller began no trace,
     the call is a trace of its own, without one."""
-    header = next((value for key, value in metadata or () if key == tracing.HEADER), "")
-    if isinstance(header, str) and (header or tracing.is_exporting()):
+    header = _header(metadata)
+    if header or exporting:
         parent = tracing.context_of(header) if header else None
         span = tracing.tracer.start_span(method.span_name, parent, SpanKind.SERVER, method.attributes)
         if span.get_span_context().is_valid:
@@ -92,19 +93,26 @@ def _enter_span(method: _Method, metadata: Any) -> Span | None:
     return None
 
 
+def _header(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == tracing.HEADER and isinstance(value, str):
+            return value
+    return ""
+
+
 class Call:
     """One call: its span is current for the rest of the task. As a context manager, it is in flight and then ends.
 
     A call whose request cannot be read never gets that far, and is not counted.
     """
 
-    def __init__(self, path: str, method: _Method, metadata: Any) -> None:
+    def __init__(self, path: str, method: _Method, metadata: Any, exporting: bool) -> None:
         # ``/rebus.v1.Service/Method``.
         self.path = path
         self._metrics = method.metrics
         self._started = time.perf_counter()
         self._context: Any = None
-        self._span = _enter_span(method, metadata)
+        self._span = _enter_span(method, metadata, exporting)
 
     def within(self, context: Any) -> Call:
         """The call with what gRPC knows of it."""
