@@ -37,21 +37,48 @@ def ordered_prefetch(
     """
     if workers < 0 or max_bytes < 1:
         raise ValueError(f"expected workers >= 0 and max_bytes >= 1, got {workers} and {max_bytes}")
-    return _results(iter(items), load, workers, max_bytes, size)
+    source = iter(items)
+    if workers:
+        return _ahead(_Window(source, load, max_bytes, size), workers)
+    return _inline(source, load)
 
 
-def _results(
-    source: Iterator[T], load: Callable[[T], R], workers: int, max_bytes: int, size: Callable[[R], int]
-) -> Generator[R, None, None]:
+def _inline(source: Iterator[T], load: Callable[[T], R]) -> Generator[R, None, None]:
     try:
-        if workers:
-            yield from _Window(source, load, max_bytes, size).results(workers)
-        else:
-            for item in source:
-                yield load(item)
+        for item in source:
+            yield load(item)
     finally:
-        if isinstance(source, Generator):
-            source.close()
+        _close(source)
+
+
+def _ahead(window: _Window[T, R], workers: int) -> Generator[R, None, None]:
+    # The threads are daemons, or a program that ends without closing the iterator would wait for them for ever; they
+    # are ended at exit, since native code does not survive a thread that is cut off inside it.
+    atexit.register(window.close)
+    may_wait = True
+    try:
+        window.start(workers)
+        while window.await_next():
+            yield window.pop()  # bound to no name here: the consumer alone keeps it alive
+    except GeneratorExit:
+        # A dropped iterator may be collected in any thread, also in one for which the threads here would wait.
+        may_wait = not isinstance(threading.current_thread(), _Worker)
+        raise
+    finally:
+        if may_wait:
+            window.close()
+            atexit.unregister(window.close)
+        else:
+            window.stop()
+
+
+def _close(source: Iterator[T]) -> None:
+    if isinstance(source, Generator):
+        source.close()
+
+
+class _Worker(threading.Thread):
+    """A thread of any prefetch."""
 
 
 class _Window(Generic[T, R]):
@@ -60,6 +87,7 @@ class _Window(Generic[T, R]):
     def __init__(self, source: Iterator[T], load: Callable[[T], R], max_bytes: int, size: Callable[[R], int]) -> None:
         self._source, self._load, self._size = source, load, size
         self._max_bytes = max_bytes
+        self._threads: list[_Worker] = []
         self._turn = threading.Lock()  # held by the one worker that takes the next item
         lock = threading.Lock()  # guards all that follows
         self._room = threading.Condition(lock)  # for the worker whose turn it is
@@ -69,28 +97,31 @@ class _Window(Generic[T, R]):
         self._started = 0  # items taken
         self._consumed = 0  # results handed out
         self._failed: dict[int, BaseException] = {}
-        self._end: int | None = None  # no item from this number on; 0 once closed
+        self._end: int | None = None  # no item from this number on; 0 once stopped
 
-    def results(self, workers: int) -> Generator[R, None, None]:
-        """Starts the threads and yields in order."""
-        # Daemons, or a program that ends without closing the iterator would wait for them for ever; closed at exit,
-        # since native code does not survive a thread that is cut off inside it.
-        threads = [threading.Thread(target=self._work, name=f"prefetch-{n}", daemon=True) for n in range(workers)]
+    def start(self, workers: int) -> None:
+        """Starts the threads."""
+        for number in range(workers):
+            thread = _Worker(target=self._work, name=f"prefetch-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
-        def close() -> None:
-            self._close(threads)
+    def stop(self) -> None:
+        """Lets the threads end after the loads under way, and forgets what waits."""
+        with self._ready:
+            self._end = 0
+            self._waiting.clear()
+            self._failed.clear()
+            self._room.notify()
 
-        atexit.register(close)
-        try:
-            for thread in threads:
-                thread.start()
-            while self._await_next():
-                yield self._pop()  # bound to no name here: the consumer alone keeps it alive
-        finally:
-            atexit.unregister(close)
-            close()
+    def close(self) -> None:
+        """Stops, waits for the threads and closes the items."""
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+        _close(self._source)
 
-    def _await_next(self) -> bool:
+    def await_next(self) -> bool:
         """Waits for the next result; False at the end. Raises what stands in its place."""
         with self._ready:
             self._ready.wait_for(self._is_decided)
@@ -102,7 +133,7 @@ class _Window(Generic[T, R]):
         number = self._consumed
         return number in self._waiting or number in self._failed or (self._end is not None and number >= self._end)
 
-    def _pop(self) -> R:
+    def pop(self) -> R:
         with self._room:
             result, held = self._waiting.pop(self._consumed)
             self._held -= held
@@ -166,11 +197,3 @@ class _Window(Generic[T, R]):
             self._end = number if self._end is None else min(self._end, number)
             self._ready.notify()
             self._room.notify()
-
-    def _close(self, threads: list[threading.Thread]) -> None:
-        self._stop_at(0)
-        for thread in threads:
-            if thread.ident is not None:  # started
-                thread.join()
-        self._waiting.clear()
-        self._failed.clear()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,11 +102,12 @@ def test_bytes_held_stay_below_the_stated_bound(sizes: list[int], workers: int, 
     Tracked.alive = Tracked.peak = 0
     results = ordered_prefetch(sizes, Tracked, workers=workers, max_bytes=max_bytes, size=lambda r: r.size)
 
-    for position, _ in enumerate(results):
+    for position in itertools.count():
+        if (result := next(results, None)) is None:
+            break
         if position % 7 == 0:
             time.sleep(1e-3)  # the threads run as far ahead as they may
 
-    del _  # the last result
     kept = max(sizes)  # by the loop above, until it has the next
     assert Tracked.peak <= kept + max_bytes + max(workers, 1) * max(sizes)
     assert Tracked.alive == 0
@@ -184,6 +187,34 @@ def test_leaving_early_ends_threads_and_closes_the_items(how: str) -> None:
 
     assert closed == [True]
     assert threads() == []
+
+
+def test_an_iterator_may_be_collected_in_a_thread_of_its_own() -> None:
+    """The cycle that holds it is found wherever the collector happens to run."""
+    holder: dict[str, Any] = {}
+    dropped = threading.Event()
+    collected = weakref.ref(owner := Collected())
+
+    def items() -> Iterator[int]:
+        yield 0
+        assert dropped.wait(30)
+        gc.collect()
+        yield from itertools.count()
+
+    holder["results"] = ordered_prefetch(items(), lambda n: n, workers=3, max_bytes=5, size=lambda _: 1)
+    holder["self"], holder["owner"] = holder, owner
+    assert next(holder["results"]) == 0
+    gc.disable()
+    try:
+        del holder, owner
+        dropped.set()
+        _wait_until(lambda: collected() is None and not threads())
+    finally:
+        gc.enable()
+
+
+class Collected:
+    """Something whose end can be seen."""
 
 
 def test_nothing_runs_before_the_first_result_is_asked_for() -> None:
