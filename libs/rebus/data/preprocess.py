@@ -20,7 +20,7 @@ ResizeMode = Literal["squash", "pad", "crop"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 
 # Part of every digest: raise it whenever the same config would give different pixels.
-CODE_VERSION = "image-processor-1"
+CODE_VERSION = "image-processor-2"
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -71,8 +71,15 @@ class ImageProcessor:
         return configs.digest({"code": CODE_VERSION, "config": self.config})
 
     def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[S, S, 3]``; ``InvalidArgumentError`` names ``field`` (see ``decode_image``)."""
-        return self.resize(decode_image(data, limits=self.limits, background=self.config.background, field=field))
+        """Encoded bytes to uint8 ``[S, S, 3]``; ``InvalidArgumentError`` names ``field`` (see ``decode_image``).
+
+        Of a JPEG no more is decoded than a resize to S needs: its shorter side comes at S pixels or more.
+        """
+        config = self.config
+        pixels = decode_image(
+            data, limits=self.limits, background=config.background, min_side=config.image_size, field=field
+        )
+        return self.resize(pixels)
 
     def batch(self, images: Sequence[bytes]) -> np.ndarray:
         """N encoded images to uint8 ``[N, S, S, 3]``; an error names ``images[i]``."""
