@@ -97,8 +97,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where the corpus is kept for the next run; else it is not kept")
     parser.add_argument("--no-s3", action="store_true", help="leaves out the S3 server")
     options = parser.parse_args()
-    if options.window % options.shard_size or options.images % options.window:
-        parser.error("--images must be a multiple of --window, and that of --shard-size")
+    if options.images % options.window or options.window % options.shard_size or options.window == options.shard_size:
+        parser.error("--images must be a multiple of --window, and that of --shard-size, with a shard for each worker")
     return options
 
 
