@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from rebus import config as configs
-from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageLimits, decode_image
+from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, decode_image
 
 ResizeMode = Literal["squash", "pad", "crop"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 
 # Part of every digest: raise it whenever the same config would give different pixels.
-CODE_VERSION = "image-processor-1"
+CODE_VERSION = "image-processor-2"
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -70,9 +70,16 @@ class ImageProcessor:
         """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
         return configs.digest({"code": CODE_VERSION, "config": self.config})
 
-    def __call__(self, data: bytes, *, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[S, S, 3]``; ``InvalidArgumentError`` names ``field`` (see ``decode_image``)."""
-        return self.resize(decode_image(data, limits=self.limits, background=self.config.background, field=field))
+    def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
+        """Encoded bytes to uint8 ``[S, S, 3]``; ``InvalidArgumentError`` names ``field`` (see ``decode_image``).
+
+        Of a JPEG no more is decoded than a resize to S needs: its shorter side comes at S pixels or more.
+        """
+        config = self.config
+        pixels = decode_image(
+            data, limits=self.limits, background=config.background, min_side=config.image_size, field=field
+        )
+        return self.resize(pixels)
 
     def batch(self, images: Sequence[bytes]) -> np.ndarray:
         """N encoded images to uint8 ``[N, S, S, 3]``; an error names ``images[i]``."""

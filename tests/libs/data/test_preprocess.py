@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.images import decode_image
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, ResizeMode
 from rebus.errors import InvalidArgumentError
 
 
@@ -97,3 +98,15 @@ def test_digest_names_the_processing() -> None:
 
     assert ImageProcessor(config).digest == ImageProcessor(replace(config)).digest
     assert ImageProcessor(config).digest != ImageProcessor(replace(config, image_size=65)).digest
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_looks_the_same(resize: ResizeMode) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    processor = ImageProcessor(ImageProcessorConfig(image_size=64, resize=resize))
+
+    whole = processor.resize(decode_image(buffer.getvalue()))
+
+    assert np.abs(processor(buffer.getvalue()).astype(int) - whole).mean() < 1.5
