@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rebus.data.readers.base import (
+    Draft,
+    DraftingReader,
     Location,
     Quarantined,
     SourceSettings,
-    attempt,
     checked_image,
     clean_text,
     content_key,
@@ -53,7 +54,7 @@ class ImageFolderConfig(SourceSettings):
 
 
 @register("reader", "image-folder", config=ImageFolderConfig)
-class ImageFolderReader:
+class ImageFolderReader(DraftingReader):
     """Captioned images: a folder and a CSV, TSV or JSONL table of image paths and captions."""
 
     def __init__(self, config: ImageFolderConfig, location: Location) -> None:
@@ -68,13 +69,13 @@ class ImageFolderReader:
         if self._delimiter:
             self._check_header()
 
-    def __iter__(self) -> Iterator[Sample | Quarantined]:
+    def drafts(self) -> Iterator[Draft | Quarantined]:
         for row in self._delimited() if self._delimiter else json_lines(self._root, self._table, self._config.limits):
             if isinstance(row, Quarantined):
                 yield row
             else:
                 where, values = row
-                yield attempt(where, lambda where=where, values=values: self._sample(where, values))
+                yield Draft(where, lambda where=where, values=values: self._sample(where, values))
 
     @property
     def _delimiter(self) -> str:
