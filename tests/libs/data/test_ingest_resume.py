@@ -307,10 +307,10 @@ def test_a_source_that_breaks_keeps_what_came_before(
     ctx = _context(store, sources, tmp_path)
     real = intake._finished
 
-    def breaks(item: Any) -> Any:
-        if getattr(item, "location", "") == "captions.csv:6":
+    def breaks(run: list[Any]) -> Any:
+        if any(getattr(item, "location", "") == "captions.csv:6" for item in run):
             raise OSError("the disk is gone")
-        return real(item)
+        return real(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(intake, "_finished", breaks)

@@ -84,8 +84,8 @@ class Reader(Protocol):
     a ``Quarantined`` in place of each bad one; it raises only for what spoils the whole source.
 
     A reader whose samples take time to make may have a method ``drafts()`` too, which yields the same items in the same
-    order, with a ``Draft`` in place of a sample: an ingestion finishes drafts in threads, and skips them at no cost.
-    ``DraftingReader`` makes ``__iter__`` out of it.
+    order, with a ``Draft`` in place of such a sample: an ingestion finishes drafts in threads, and skips them at no
+    cost. ``DraftingReader`` makes ``__iter__`` out of it.
     """
 
     def __iter__(self) -> Iterator[Sample | Quarantined]: ...
@@ -95,7 +95,7 @@ class DraftingReader(ABC):
     """A reader that makes drafts."""
 
     @abstractmethod
-    def drafts(self) -> Iterator[Draft | Quarantined]:
+    def drafts(self) -> Iterator[Draft | Sample | Quarantined]:
         """What ``__iter__`` yields, unfinished; a draft must hold all it needs, and its threads share the reader."""
 
     def __iter__(self) -> Iterator[Sample | Quarantined]:
