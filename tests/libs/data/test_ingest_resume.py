@@ -323,6 +323,14 @@ def test_a_source_that_breaks_keeps_what_came_before(
     assert ctx.document(Ingestion).num_samples == 11
 
 
+def test_a_number_of_bad_samples_stops_the_job_at_once(store: Store, sources: list[Source], tmp_path: Path) -> None:
+    ctx = _context(store, sources[:1], tmp_path, max_bad_samples=0)
+
+    with pytest.raises(InvalidArgumentError, match="1 of 4 samples are bad, more than max_bad_samples=0 allows: capt"):
+        jobs.run_ingestion(ctx)
+    assert _leftovers(store, ctx.name) == []
+
+
 @pytest.mark.slow
 def test_real_processes_killed_at_random_points(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
