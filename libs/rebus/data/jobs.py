@@ -6,13 +6,12 @@ import json
 import operator
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rebus import registry
-from rebus.data.curation import judge_rows, publish
+from rebus.data.curation import Dropped, judge_rows, publish
 from rebus.data.dataset import open_version, write_version
 from rebus.data.readers.base import Quarantined, Reader
 from rebus.data.sample import Sample
@@ -98,19 +97,27 @@ def run_curation(ctx: JobContext) -> None:
         ctx.progress(0.9 * rows / total, f"judged {rows} of {total} rows")
 
     reader = open_version(ctx.store, curation.dataset_version)
-    dropped, columns = judge_rows(reader, _curator_specs(curation), on_rows=on_rows)
-    lines = [Quarantined(row.sample_id, f"{row.curator}: {row.reason}") for row in dropped]
-    ctx.store.put(f"{ctx.name}/{QUARANTINE}", b"".join(map(_line, lines)))
+    judged = judge_rows(reader, _curator_specs(curation), on_rows=on_rows)
+    _list_dropped(ctx, judged.dropped)
     done = _published(ctx.store, dataset_of(curation.dataset_version), ctx.name)
-    version = done or publish(ctx.store, reader, dropped, columns, producer=ctx.name)
-    ctx.emit("metrics", {"samples": version.num_samples, "dropped": len(dropped)})
+    version = done or publish(ctx.store, reader, judged, producer=ctx.name)
+    ctx.emit("metrics", {"samples": version.num_samples, "dropped": len(judged.dropped)})
 
     def finish(document: Curation) -> None:
         document.result_version = version.name
-        for name, count in Counter(row.curator for row in dropped).items():
+        for name, count in judged.dropped.counts().items():
             document.dropped[name] = count
 
     ctx.update(Curation, finish)
+
+
+def _list_dropped(ctx: JobContext, dropped: Iterable[Dropped]) -> None:
+    """Stores one line a dropped row beside the job, by way of a file: they may be most of a large version."""
+    with tempfile.NamedTemporaryFile(prefix="rebus-dropped-", suffix=".jsonl") as file:
+        for row in dropped:
+            file.write(_line(Quarantined(row.sample_id, f"{row.curator}: {row.reason}")))
+        file.flush()
+        ctx.store.upload(Path(file.name), f"{ctx.name}/{QUARANTINE}")
 
 
 class _Intake:

@@ -181,5 +181,5 @@ def test_every_curator_reads_and_adds_columns_that_fit(store: Store) -> None:
         assert set(curator.reads) <= set(SCHEMA.names)
         assert not set(curator.adds) & set(SCHEMA.names)
         empty = pa.RecordBatch.from_pylist([], schema=SCHEMA).select(list(curator.reads))
-        assert list(curator.judge(empty).reasons) == []
+        assert list(curator.judge(curator.observe(empty)).reasons) == []
         assert component.summary
