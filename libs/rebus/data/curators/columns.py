@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,27 @@ def from_bytes(rows: NDArray[Any]) -> pa.Array:
 
 def joined_texts(batch: pa.RecordBatch) -> pa.Array:
     """One string a row: the texts of its segments, a line each."""
-    texts, lengths = _of_type(batch, "text", "text")
+    flat, lengths = _of_type(batch, "text", "text")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), "\n")
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, flat), "\n")
+
+
+def texts(batch: pa.RecordBatch) -> list[list[str]]:
+    """The texts of each row's segments."""
+    flat, lengths = _of_type(batch, "text", "text")
+    return _cut(flat.to_pylist(), lengths)
 
 
 def images(batch: pa.RecordBatch) -> list[list[bytes]]:
     """The images that each row shows, in the order of its segments; reads ``segments`` and ``media``."""
     indexes, lengths = _of_type(batch, "image", "media")
-    ends = np.cumsum(lengths)
-    numbers = indexes.to_pylist()
-    return [
-        [media[number] for number in numbers[end - length : end]]
-        for media, end, length in zip(batch.column("media").to_pylist(), ends, lengths, strict=True)
-    ]
+    shown = zip(batch.column("media").to_pylist(), _cut(indexes.to_pylist(), lengths), strict=True)
+    return [[media[number] for number in numbers] for media, numbers in shown]
+
+
+def _cut(flat: list[Any], lengths: NDArray[np.int64]) -> list[list[Any]]:
+    items = iter(flat)
+    return [list(islice(items, length)) for length in lengths.tolist()]
 
 
 def _of_type(batch: pa.RecordBatch, kind: str, field: str) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -76,6 +84,6 @@ def _is_list(type_: pa.DataType) -> bool:
 
 
 def _unit(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    matrix = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
+    matrix = np.asarray(rows, dtype=np.float32).reshape(len(rows), len(rows[0]) if rows else 0)
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix / np.where(norms > 0, norms, 1)
