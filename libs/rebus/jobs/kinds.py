@@ -21,7 +21,7 @@ GIB = 1 << 30
 class Kind:
     """One kind of job."""
 
-    # ``module:function``, called with the job's ``JobContext``. A job that was interrupted goes on by itself, so it must
+    # ``module:function``, called with the job's ``JobContext``. A job that was interrupted goes on by itself: it must
     # end with the same result, however often it begins again.
     entry_point: str
     # What such a job asks for unless its caller says otherwise.
