@@ -145,15 +145,15 @@ def _access(store: Store, version: str, rows: int, accesses: int) -> Result:
 
 
 def _webdataset(folder: Path, rows: int, accesses: int) -> Result:
-    import webdataset
+    from webdataset.writer import ShardWriter
 
     images = _images()
     (folder / "shards").mkdir()
 
     def write() -> None:
-        with webdataset.ShardWriter(str(folder / "shards" / "%06d.tar"), maxsize=1 << 30, verbose=0) as shards:
+        with ShardWriter(str(folder / "shards" / "%06d.tar"), maxsize=1 << 30, verbose=0) as shards:
             for number in range(rows):
-                sample = {"__key__": f"{number:09d}", "txt": _caption(number)}
+                sample: dict[str, Any] = {"__key__": f"{number:09d}", "txt": _caption(number)}
                 if number % IMAGE_EVERY == 0:
                     sample["png"] = images[number // IMAGE_EVERY % NUM_IMAGES]
                 shards.write(sample)
