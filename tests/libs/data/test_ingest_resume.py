@@ -22,7 +22,7 @@ from rebus.data import intake, jobs, staging, versions
 from rebus.data.dataset import open_version
 from rebus.data.journal import Journal
 from rebus.data.quarantine import read_quarantine
-from rebus.data.readers import base, image_folder
+from rebus.data.readers import base, pictures
 from rebus.errors import AbortedError, CancelledError, InvalidArgumentError
 from rebus.jobs import status
 from rebus.jobs.context import JobContext
@@ -175,13 +175,13 @@ def test_what_was_read_is_not_read_again(
     store: Store, sources: list[Source], expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    real = image_folder.checked_image
+    real = pictures.checked_image
 
     def counted(data: bytes, name: str, limits: base.ReaderLimits) -> bytes:
         decoded.append(name)
         return real(data, name, limits)
 
-    monkeypatch.setattr(image_folder, "checked_image", counted)
+    monkeypatch.setattr(pictures, "checked_image", counted)
     monkeypatch.setenv("REBUS_INGEST_WORKERS", "0")
     ctx = _context(store, sources, tmp_path)
     stage = staging.stage
