@@ -1,6 +1,19 @@
 """Readers turn a source into samples; see ``base.Reader`` and the README for how to add one."""
 
-from rebus.data.readers import emoji, image_folder, llava, scenes, text
+from rebus.data.readers import (
+    emoji,
+    html,
+    huggingface,
+    image_folder,
+    llava,
+    mmc4,
+    obelics,
+    parquet,
+    scenes,
+    text,
+    vlmevalkit,
+    webdataset,
+)
 from rebus.data.readers.base import Location, Quarantined, Reader, ReaderLimits, SourceSettings
 
 __all__ = [
@@ -10,8 +23,15 @@ __all__ = [
     "ReaderLimits",
     "SourceSettings",
     "emoji",
+    "html",
+    "huggingface",
     "image_folder",
     "llava",
+    "mmc4",
+    "obelics",
+    "parquet",
     "scenes",
     "text",
+    "vlmevalkit",
+    "webdataset",
 ]
