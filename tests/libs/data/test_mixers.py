@@ -210,16 +210,17 @@ def test_importance_weighted_rewards_are_unbiased() -> None:
     odds = exp3_probabilities({"a": 3.0, "b": 0.0, "c": 9.0}, 7)
     mix = mixer("odm", dict.fromkeys(losses, 1.0))
     state = OdmState(rewards={"a": 3.0, "b": 0.0, "c": 9.0}, updates=6)
+    portions, _ = mix.draw(0, 6000, state)
+    drawn = [
+        Drawn(number=0, source=portion.source, row=0, odds=portion.odds)
+        for portion in portions
+        for _ in range(portion.count)
+    ]
+    assert all(sample.odds == odds[sample.source] for sample in drawn)
     found: list[list[float]] = []
-    for step in range(1500):
-        portions, _ = mix.draw(4 * step, 4, state)
-        drawn = [
-            Drawn(number=0, source=portion.source, row=0, odds=portion.odds)
-            for portion in portions
-            for _ in range(portion.count)
-        ]
-        assert all(sample.odds == odds[sample.source] for sample in drawn)
-        told = rewards({place: losses[sample.source] for place, sample in enumerate(drawn)}, drawn)
+    for step in range(0, 6000, 4):
+        batch = drawn[step : step + 4]
+        told = rewards({place: losses[sample.source] for place, sample in enumerate(batch)}, batch)
         found.append([told.get(name, 0.0) for name in losses])
     means, errors = np.mean(found, axis=0), np.std(found, axis=0) / math.sqrt(len(found))
     assert (np.abs(means - list(losses.values())) <= 3 * errors).all()

@@ -95,7 +95,8 @@ class OdmMixer:
 
 
 def _estimate(name: str, state: OdmState) -> float:
-    mean = sum(state.rewards.values()) / len(state.rewards) if state.rewards else 0.0
+    # An exact sum, since documents do not keep the order of names.
+    mean = math.fsum(state.rewards.values()) / len(state.rewards) if state.rewards else 0.0
     return state.rewards.get(name, mean)
 
 
