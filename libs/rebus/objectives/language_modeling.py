@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rebus.data.encoding import IGNORE_INDEX
 from rebus.models.mllm import Mllm
+from rebus.models.packing import PackedRows
 from rebus.objectives.base import MllmOutputs
 from rebus.registry import register
 
@@ -64,6 +66,20 @@ class LanguageModeling:
         """One weight a labelled token, ``[M]``: ``x ** -p`` for one of a run of x labelled tokens."""
         power = {"token": 0.0, "square": 0.5, "branch": 1.0}[self._config.averaging]
         return torch.bincount(runs_M)[runs_M].float() ** -power
+
+
+@torch.no_grad()
+def document_losses(model: Mllm, hidden_TD: Tensor, rows: PackedRows, *, chunk_tokens: int = 4096) -> dict[int, float]:
+    """Mean loss of the labelled tokens of each row of the batch, by row; rows without labels are left out."""
+    at_T = torch.nonzero(rows.targets != IGNORE_INDEX)[:, 0]
+    losses = [
+        F.cross_entropy(model.logits(hidden_TD[at_M]).float(), rows.targets[at_M], reduction="none")
+        for at_M in at_T.split(chunk_tokens)
+    ]
+    owners = rows.origins[at_T.numpy(), 0]
+    sums = np.bincount(owners, weights=torch.cat(losses).double().numpy())
+    counts = np.bincount(owners)
+    return {int(row): float(sums[row] / counts[row]) for row in np.flatnonzero(counts)}
 
 
 def _chunk_loss(model: Mllm, hidden_MD: Tensor, labels_M: Tensor, weights_M: Tensor) -> Tensor:

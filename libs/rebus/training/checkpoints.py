@@ -3,7 +3,7 @@
 ```
 model/                                the model version's folder, as the task saves it
 optimizer.safetensors                 state of the running stage's optimizers; absent between stages
-state.json                            step, what was consumed, and what the run must agree on to go on
+state.json                            step, stream of samples, what was consumed, what a run must agree on to go on
 ```
 No generator's state is kept: every step seeds its own from (seed, step).
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rebus import config as configs
+from rebus.data.stream import StreamState
 from rebus.errors import DataLossError, FailedPreconditionError, NotFoundError
 from rebus.models.io import load_tensors, save_tensors
 from rebus.store import Store, manifests
@@ -51,6 +52,10 @@ class TrainingState:
     step: int = 0
     # Binding name -> what was drawn from it.
     consumed: dict[str, Consumed] = field(default_factory=dict)
+    # Where the running stage's stream of samples stands after the last step; fresh between stages.
+    stream: StreamState = field(default_factory=StreamState)
+    # Step of the running stage -> its rewards, of the last steps, where the stage's mixer learns.
+    rewards: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def check(self, identity: RunIdentity) -> None:
         """Raises ``FailedPreconditionError`` naming what differs from the run that wants to go on."""

@@ -1,8 +1,8 @@
 """The training loop: stages, frozen parts, schedules, metrics, checkpoints, exact resume.
 
 Later losses and weights of a resumed run equal those of an uninterrupted one bit for bit, because a batch is a pure
-function of (seed, stage, step), every step seeds torch's generator from (seed, step), sums run in a fixed order on a
-fixed number of threads, and a checkpoint holds everything else.
+function of the seed, the stage, the state of its stream and earlier losses, every step seeds torch's generator from
+(seed, step), sums run in a fixed order on a fixed number of threads, and a checkpoint holds everything else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,10 +21,12 @@ from torch.optim import Optimizer
 
 from rebus import config as configs
 from rebus import registry, tracing
+from rebus.data.stream import StreamState
 from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.io import WEIGHTS_FILE, load_weights
 from rebus.training import checkpoints
 from rebus.training.checkpoints import TrainingState
+from rebus.training.feedback import Feedback
 from rebus.training.meter import Meter
 from rebus.training.prefetch import Prefetcher
 from rebus.training.recipe import Stage, TrainingRecipe
@@ -129,10 +131,19 @@ class _Run:
             checkpoints.read_optimizers(optimizers, self._context.resume_from)
         clip = _Clip(list(parameters.values()), stage.max_grad_norm)
         meter = Meter()
-        with Prefetcher(lambda step: self._task.batch(stage, step), start, stage.steps) as batches:
+        if self._state.stream.step != start:
+            raise FailedPreconditionError(
+                f"stage {stage.name!r}: the checkpoint is of step {start}, its stream of step {self._state.stream.step}"
+            )
+        feedback = Feedback(self._state.rewards, start)
+        drawn = self._task.batches(stage, self._state.stream, feedback.of)
+        with Prefetcher(drawn, stage.steps - start) as batches, contextlib.closing(feedback):
             for step, batch in enumerate(batches, start=start):
                 rate = schedule(step, stage.steps)
-                self._step(stage, batch, optimizers, rate, clip, meter)
+                feedback.tell(self._step(stage, batch, optimizers, rate, clip, meter))
+                ended = step + 1 == stage.steps
+                self._state.stream = StreamState() if ended else batch.stream
+                self._state.rewards = {} if ended else feedback.recent
                 self._after_step(stage, step, optimizers, meter, batches)
 
     def _freeze(self, stage: Stage) -> None:
@@ -144,7 +155,8 @@ class _Run:
 
     def _step(
         self, stage: Stage, batch: Batch, optimizers: list[Optimizer], rate: float, clip: _Clip, meter: Meter
-    ) -> None:
+    ) -> Mapping[str, float]:
+        """Trains on one batch; returns its rewards."""
         torch.manual_seed(_step_seed(self._context.seed, self._state.step))
         output = self._task.loss(self._model, batch, stage)
         output.loss.backward()
@@ -167,6 +179,7 @@ class _Run:
             total.tokens += taken.tokens
             total.images += taken.images
         self._state.step += 1
+        return output.rewards
 
     def _after_step(
         self, stage: Stage, step: int, optimizers: list[Optimizer], meter: Meter, batches: Prefetcher

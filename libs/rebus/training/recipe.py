@@ -9,6 +9,9 @@ from typing import Any
 
 from rebus import config as configs
 from rebus import registry
+from rebus.data.mixers import Mixer, Mixture, MixtureChange
+from rebus.data.mixers.base import check_order, check_weights
+from rebus.data.stream import PackConfig
 from rebus.errors import invalid
 from rebus.jobs.resources import ResourceRequest
 from rebus.registry import Spec
@@ -34,10 +37,16 @@ class Stage:
 
     name: str
     steps: int
-    # Rows a step.
+    # Rows a step; with ``pack``, packs a step.
     batch_size: int = 32
+    # How rows are gathered into packs of like size; without it a step takes rows whatever their length.
+    pack: PackConfig | None = None
     # Binding name -> share of the rows drawn; shares are normalised to sum 1. Empty: all bindings alike.
     mixture: dict[str, float] = field(default_factory=dict)
+    # Other weights on the way, in ascending order: from a row of the stage on, a source may join, leave or weigh more.
+    mixture_changes: list[MixtureChange] = field(default_factory=list)
+    # How weights become draws: in exact shares, by size, on a schedule, or learned from the losses.
+    mixer: Spec = registry.component("mixer", "weighted")
     # Names of the model parts that are trained; the others are frozen. Empty: every part.
     trainable: list[str] = field(default_factory=list)
     # Objectives by name; each spec has a ``weight`` (default 1) beside the objective's own settings.
@@ -50,8 +59,9 @@ class Stage:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"stage {self.name!r}: steps={self.steps}, batch_size={self.batch_size} must be positive")
-        if any(weight < 0 for weight in self.mixture.values()) or (self.mixture and not sum(self.mixture.values())):
-            raise ValueError(f"stage {self.name!r}: mixture weights must be >= 0 and not all 0, got {self.mixture}")
+        if self.mixture:
+            check_weights(self.mixture)
+        check_order(self.mixture_changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +122,25 @@ class TrainingRecipe:
             for at, spec in enumerate(stage.objectives):
                 settings = {key: value for key, value in spec.items() if key != "weight"}
                 registry.settings("objective", settings, field=f"{where}.objectives.{at}")
-            for source in stage.mixture:
+            self._check_mixture(stage, where)
+
+    def _check_mixture(self, stage: Stage, where: str) -> None:
+        named = {f"{where}.mixture": stage.mixture}
+        named |= {f"{where}.mixture_changes.{at}.mixture": c.mixture for at, c in enumerate(stage.mixture_changes)}
+        for path, weights in named.items():
+            for source in weights:
                 if source not in self.data:
-                    raise invalid(f"{where}.mixture.{source}", f"no such data binding; known: {', '.join(self.data)}")
+                    raise invalid(f"{path}.{source}", f"no such data binding; known: {', '.join(self.data)}")
+        try:
+            mixer_of(stage, dict.fromkeys(self.data, 1), key=())
+        except ValueError as error:
+            raise invalid(f"{where}.mixer", str(error)) from None
+
+
+def mixer_of(stage: Stage, sizes: Mapping[str, int], *, key: tuple[int, ...]) -> Mixer:
+    """The stage's mixer over sources of these sizes (rows); ``key`` seeds it."""
+    mixture = Mixture(stage.mixture or dict.fromkeys(sizes, 1.0), stage.mixture_changes)
+    return registry.build("mixer", stage.mixer, mixture=mixture, sizes=sizes, key=key)
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> TrainingRecipe:

@@ -11,7 +11,7 @@ metrics, checkpoints and exact resume::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebus.data.sample import Sample
+from rebus.data.stream import Drawn, StreamState
 from rebus.training.recipe import Stage, TrainingRecipe
 
 
@@ -76,6 +77,10 @@ class Batch:
     data: Any
     # Binding name -> what was drawn from it.
     consumed: Mapping[str, Consumed] = field(default_factory=dict)
+    # The samples of the batch.
+    samples: Sequence[Drawn] = ()
+    # From which the next batch follows.
+    stream: StreamState = field(default_factory=StreamState)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,12 @@ class StepOutput:
     loss: Tensor
     # Detached scalars for the events, e.g. ``{"loss/language-modeling": ...}``.
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    # What the stage's mixer learns from the step, by source; empty where it does not learn.
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+
+# The rewards of a step of the running stage; waits until the step has been trained on.
+Rewards = Callable[[int], Mapping[str, float]]
 
 
 class Task(Protocol):
@@ -99,11 +110,11 @@ class Task(Protocol):
         """The named parts that a stage may train; they may overlap, and together they hold every parameter."""
         ...
 
-    def batch(self, stage: Stage, step: int) -> Batch:
-        """The batch of ``step`` (0-based within its stage).
+    def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
+        """The batches of the stage from where ``state`` stands, without end; each carries the state after it.
 
-        A pure function of (seed, stage name, step), which is what makes resume exact. Runs in a prefetch thread: it
-        must not draw from torch's global generator or touch the model.
+        A batch is a pure function of (seed, stage, state before it, rewards that were asked for), which is what makes
+        resume exact. Runs in a prefetch thread: it must not draw from torch's global generator or touch the model.
         """
         ...
 

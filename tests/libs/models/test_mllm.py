@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -96,6 +98,54 @@ def test_packed_rows_equal_masked_rows_forward_and_gradient() -> None:
     want = torch.autograd.grad((expected * weights).sum(), list(model.parameters()), allow_unused=True)
     for left, right in zip(got, want, strict=True):
         torch.testing.assert_close(left, right)
+
+
+def packed_hidden(model: Mllm, batch: list[Row], pixels: list[Tensor]) -> list[Tensor]:
+    """Hidden states ``[tokens, D]`` of each row of one flat batch, in the order of the row's tokens."""
+    packed = pack_rows(batch, image_token_id=TOKENIZER.image_token_id)
+    shown = [pixels[row][index] for row, index in packed.images]
+    flat = model.forward_packed(packed, model.encode_images(torch.stack(shown)) if shown else None)
+    origins = torch.from_numpy(packed.origins)
+    each = [torch.nonzero(origins[:, 0] == row)[:, 0] for row in range(len(batch))]
+    return [flat[at[origins[at, 1].argsort()]] for at in each]
+
+
+def test_documents_of_a_pack_equal_documents_alone() -> None:
+    model = build().double()
+    batch = rows()
+    pixels = [torch.randn(len(row.images), 3, 64, 64, dtype=torch.float64) for row in batch]
+    together = packed_hidden(model, batch, pixels)
+    for row, shown, found in zip(batch, pixels, together, strict=True):
+        torch.testing.assert_close(found, packed_hidden(model, [row], [shown])[0])
+
+
+@pytest.mark.parametrize("changed", range(4))
+def test_no_token_sees_another_document(changed: int) -> None:
+    """Other words and pictures in one document leave every other as it was, bit for bit."""
+    model = build()
+    batch = rows()
+    pixels = [torch.randn(len(row.images), 3, 64, 64) for row in batch]
+    before = packed_hidden(model, batch, pixels)
+    words = batch[changed].input_ids.copy()
+    words[words != TOKENIZER.image_token_id] = TOKENIZER.encode("two")[0]
+    batch[changed] = dataclasses.replace(batch[changed], input_ids=words)
+    pixels[changed] = pixels[changed] + 1
+    after = packed_hidden(model, batch, pixels)
+    for index, (left, right) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(left, right) is (index != changed)
+
+
+def test_positions_and_labels_end_with_their_document() -> None:
+    batch = rows()
+    packed = pack_rows(batch, image_token_id=TOKENIZER.image_token_id)
+    for index, row in enumerate(batch):
+        own = packed.origins[:, 0] == index
+        assert packed.positions[own].min() == 0
+        assert packed.positions[own].max() < len(row)
+    borders = np.flatnonzero(np.diff(packed.runs.numpy()))  # the last token of each prefix and branch but the last
+    ends = [at for at in borders if _ends(batch[packed.origins[at, 0]], packed.origins[at, 1])]
+    assert len(ends) >= len(batch) - 1
+    assert (packed.targets[torch.tensor(ends)] == IGNORE_INDEX).all()
 
 
 def _ends(row: Row, at: int) -> bool:

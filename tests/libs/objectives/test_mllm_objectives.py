@@ -13,7 +13,7 @@ from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs
-from rebus.objectives.language_modeling import LanguageModeling, LanguageModelingConfig
+from rebus.objectives.language_modeling import LanguageModeling, LanguageModelingConfig, document_losses
 from rebus.objectives.region_words import RegionWords, RegionWordsConfig, cell_of, telling_words
 
 TOKENIZER = Tokenizer.train(["a red cube, a blue cone. what is this? yes no"], TokenizerConfig(vocab_size=300))
@@ -93,6 +93,20 @@ def test_label_only_and_chunked_losses_equal_the_plain_one(
     want = torch.autograd.grad(expected, parameters, allow_unused=True)
     for left, right in zip(got, want, strict=True):
         torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("chunk", [4096, 3])
+def test_losses_of_documents_are_the_means_of_their_own_labels(model: Mllm, chunk: int) -> None:
+    out = outputs(model)
+    rows = out.batch.rows
+    assert out.hidden_states is not None
+    told = model.logits(out.hidden_states).log_softmax(-1)
+    expected: dict[int, list[float]] = {}
+    for at, label in enumerate(rows.targets.tolist()):
+        if label != IGNORE_INDEX:
+            expected.setdefault(int(rows.origins[at, 0]), []).append(-told[at, label].item())
+    found = document_losses(model, out.hidden_states, rows, chunk_tokens=chunk)
+    assert found == pytest.approx({row: sum(losses) / len(losses) for row, losses in expected.items()}, rel=1e-5)
 
 
 def test_targets_are_the_assistants_words_and_their_end(model: Mllm) -> None:

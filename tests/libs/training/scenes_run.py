@@ -12,6 +12,7 @@ from rebus import registry
 from rebus.config import merge
 from rebus.data.sample import Sample
 from rebus.data.scenes import CAPTIONED, ScenesConfig, generate_samples
+from rebus.data.stream import StreamState
 from rebus.training.checkpoints import TrainingState
 from rebus.training.loop import Trained, train
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
@@ -85,7 +86,7 @@ class Recorder:
     losses: list[float] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: dict[int, Path] = field(default_factory=dict)
-    states: list[TrainingState] = field(default_factory=list)
+    streams: dict[int, StreamState] = field(default_factory=dict)
 
     def metrics(self, values: dict[str, Any]) -> None:
         self.losses += values["losses"]
@@ -101,7 +102,7 @@ class Recorder:
         target = self.folder / f"step-{state.step}"
         shutil.copytree(folder, target)
         self.checkpoints[state.step] = target
-        self.states.append(state)
+        self.streams[state.step] = state.stream
 
 
 def execute(plan: TrainingRecipe, recorder: Recorder, *, seed: int = 0, resume_from: Path | None = None) -> Trained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from rebus import registry
 from rebus.config import merge
 from rebus.data.sample import Sample, Segment
+from rebus.data.stream import StreamState
 from rebus.errors import InvalidArgumentError
 from rebus.retrieval import Embedder
 from rebus.training.loop import Trained, train
-from rebus.training.recipe import TrainingRecipe, load_recipe, recipe_from_mapping
+from rebus.training.recipe import Stage, TrainingRecipe, load_recipe, recipe_from_mapping
 from rebus.training.sources import SampleList
-from rebus.training.task import TaskContext
+from rebus.training.task import Batch, TaskContext
 from rebus.training.tasks.contrastive import ContrastiveTask, _captions, _counted
 from tests.libs.training.scenes_run import Recorder, Stop
 
@@ -180,27 +182,46 @@ def test_the_image_encoder_keeps_its_published_weights(tmp_path: Path) -> None:
     assert model.state_dict()["vision_encoder.gain"].item() == 1.0
 
 
-def test_a_batch_depends_on_seed_stage_and_step_alone(tmp_path: Path) -> None:
+def no_rewards(step: int) -> Mapping[str, float]:
+    raise AssertionError(f"nobody learns from step {step}")
+
+
+def drawn(task: ContrastiveTask, stage: Stage, count: int = 5) -> list[Batch]:
+    return list(islice(task.batches(stage, StreamState(), no_rewards), count))
+
+
+def test_a_batch_depends_on_seed_stage_and_state_alone(tmp_path: Path) -> None:
     plan = recipe()
     stage = plan.stages[0]
     first, again = prepared(plan, tmp_path), prepared(plan, tmp_path)
-    again.batch(stage, 9)
-    left, right = first.batch(stage, 3).data, again.batch(stage, 3).data
+    batches = drawn(first, stage)
+    left = batches[3].data
+    right = next(again.batches(stage, batches[2].stream, no_rewards)).data
     assert torch.equal(left.features, right.features)
     assert all(np.array_equal(a, b) for a, b in zip(left.tokens, right.tokens, strict=True))
-    assert not torch.equal(left.features, prepared(plan, tmp_path, seed=1).batch(stage, 3).data.features)
-    assert not torch.equal(left.features, first.batch(stage, 4).data.features)
+    assert not torch.equal(left.features, drawn(prepared(plan, tmp_path, seed=1), stage)[3].data.features)
+    assert not torch.equal(left.features, batches[4].data.features)
 
 
 def test_an_epoch_visits_every_picture_once_and_is_accounted_for(tmp_path: Path) -> None:
     plan = recipe()
     task = prepared(plan, tmp_path)
-    batches = [task.batch(plan.stages[0], step) for step in range(3)]
+    batches = drawn(task, plan.stages[0], 3)
     rows = torch.cat([batch.data.features for batch in batches])
     assert len(rows.unique(dim=0)) == len(samples()) == 24
     for batch in batches:
         taken = batch.consumed["pictures"]
         assert (taken.samples, taken.images, taken.tokens) == (8, 8, sum(map(len, batch.data.tokens)))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"pack": {"max_tokens": 64}}, "pack"), ({"mixer": {"name": "odm"}}, "mixer.name")],
+)
+def test_what_pairs_cannot_do_is_named(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    stage = {**RECIPE["stages"][0], **change}
+    with pytest.raises(InvalidArgumentError, match=rf"recipe.stages.contrastive.{field}"):
+        execute(recipe(stages=[stage]), Recorder(tmp_path))
 
 
 def test_two_of_a_family_are_neither_alike_nor_unlike() -> None:

@@ -79,8 +79,14 @@ def test_a_seed_of_the_run_goes_before_the_recipes(store: Store, tmp_path: Path)
 @pytest.mark.slow
 def test_sigkill_at_a_random_step_then_resume_changes_nothing(store: Store, tmp_path: Path) -> None:
     """The bar: every later loss and the final weights equal the uninterrupted run's bit for bit."""
-    stages = [{**stage, "steps": steps} for stage, steps in zip(RECIPE["stages"], (20, 60), strict=True)]
-    changes = {"stages": stages, "checkpoint": {"every_steps": 7}, "report_every_steps": 1}
+    first_stage, second_stage = RECIPE["stages"]
+    packs = {"batch_size": 1, "pack": {"max_tokens": 420, "max_images": 4, "buffer": 8}, "mixer": {"name": "odm"}}
+    changes = {
+        "stages": [{**first_stage, "steps": 20}, {**second_stage, "steps": 60, **packs}],
+        "task": {**RECIPE["task"], "encoding": {"max_length_tokens": 420, "max_images": 4}},
+        "checkpoint": {"every_steps": 7},
+        "report_every_steps": 1,
+    }
     first = new_run(store, **changes)
     documents.create(store, Run(name="runs/whole", recipe=first.recipe, datasets=first.datasets))
     execute(store, tmp_path / "whole", "runs/whole")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from rebus.errors import FailedPreconditionError, InvalidArgumentError
+from rebus.data.stream import StreamState
+from rebus.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from rebus.models import load_model
 from rebus.models.encoders.efficientnet import EfficientNetLite0, EfficientNetLite0Config
 from rebus.models.mllm import Mllm
+from rebus.training import checkpoints
+from rebus.training.feedback import Feedback
 from rebus.training.loop import Trained, deterministic
 from rebus.training.prefetch import Prefetcher
 from rebus.training.recipe import recipe_from_mapping
@@ -160,21 +168,111 @@ def test_thread_and_determinism_settings_are_put_back() -> None:
 
 
 def test_batches_come_in_order_and_an_error_reaches_the_consumer() -> None:
-    def make(step: int) -> Batch:
-        if step == 5:
-            raise InvalidArgumentError("row 5 is bad")
-        return Batch(data=step)
+    def make(last: int) -> Iterator[Batch]:
+        for step in range(last):
+            if step == 5:
+                raise InvalidArgumentError("row 5 is bad")
+            yield Batch(data=step)
 
-    with Prefetcher(make, 2, 9) as batches:
+    with Prefetcher(make(9), 9) as batches:
         seen = []
         with pytest.raises(InvalidArgumentError, match="row 5 is bad"):
             seen.extend(batch.data for batch in batches)
-    assert seen == [2, 3, 4]
-    with Prefetcher(make, 0, 5) as batches:
+    assert seen == [0, 1, 2, 3, 4]
+    with Prefetcher(make(9), 5) as batches:
         assert [batch.data for batch in batches] == [0, 1, 2, 3, 4]
 
 
 def test_leaving_early_ends_the_thread() -> None:
-    with Prefetcher(lambda step: Batch(data=step), 0, 10_000) as batches:
+    before = threading.active_count()
+    with Prefetcher((Batch(data=step) for step in range(10_000)), 10_000) as batches:
         assert next(iter(batches)).data == 0
-    assert not batches._thread.is_alive()
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_rewards_are_waited_for_and_kept_as_long_as_a_draw_may_ask() -> None:
+    feedback = Feedback({5: {"a": 1.0}}, 8)
+    assert feedback.of(5) == {"a": 1.0}
+    assert feedback.of(7) == {}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(feedback.of, 9)
+        feedback.tell({})
+        assert not waiting.done()
+        feedback.tell({"b": 2.0})
+        assert waiting.result(timeout=30) == {"b": 2.0}
+        assert feedback.recent == {9: {"b": 2.0}}
+        ended = pool.submit(feedback.of, 10)
+        feedback.close()
+        with pytest.raises(CancelledError):
+            ended.result(timeout=30)
+
+
+# Two rows at most a pack, a mixture that learns, and a source that joins on the way.
+LEARNING: dict[str, Any] = {
+    "stages": [
+        {
+            "name": "packed",
+            "steps": 11,
+            "batch_size": 2,
+            "pack": {"max_tokens": 420, "max_images": 4, "buffer": 8},
+            "mixer": {"name": "odm", "accumulate": "sum"},
+            "mixture": {"captions": 1},
+            "mixture_changes": [{"from_sample": 24, "mixture": {"captions": 1, "all": 1}}],
+        },
+    ],
+    "checkpoint": {"every_steps": 1},
+    "task": {"encoding": {"max_length_tokens": 420, "max_images": 4}},
+}
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recorder]:
+    recorder = Recorder(tmp_path_factory.mktemp("learning"))
+    return execute(recipe(**LEARNING), recorder), recorder
+
+
+@pytest.mark.parametrize("step", [1, 3, 6, 9])
+def test_packs_and_a_mixture_that_learns_go_on_bit_for_bit(
+    learning: tuple[Trained, Recorder], tmp_path: Path, step: int
+) -> None:
+    trained, reference = learning
+    resumed = Recorder(tmp_path)
+    again = execute(recipe(**LEARNING), resumed, resume_from=reference.checkpoints[step])
+    assert resumed.losses == reference.losses[step:]
+    assert same(again.model.state_dict(), trained.model.state_dict())
+    assert again.state == trained.state
+    assert resumed.streams == {at: reference.streams[at] for at in range(step + 1, 12)}
+
+
+def test_a_mixture_learns_from_the_losses_of_each_source(learning: tuple[Trained, Recorder]) -> None:
+    states = learning[1].streams
+    assert [states[step].mixer["updates"] for step in range(1, 11)] == [max(0, step - 4) for step in range(1, 11)]
+    assert states[11] == StreamState()  # the stage has ended
+    rewards = states[10].mixer["rewards"]
+    assert set(rewards) == {"captions", "all"}
+    # Six updates, each by about a tenth of a loss near ln(300) = 5.7; who joins late starts at the others' mean.
+    assert all(1 < reward < 6 for reward in rewards.values())
+    assert states[10].waiting
+    consumed = learning[0].state.consumed
+    assert consumed["all"].samples > 0
+    assert all(taken.tokens > taken.samples * 17 for taken in consumed.values())
+    assert sum(taken.tokens for taken in consumed.values()) <= 11 * 2 * 420
+
+
+def test_a_pack_below_the_bound_of_a_row_and_a_mixture_without_a_loss_are_named(tmp_path: Path) -> None:
+    stage = LEARNING["stages"][0]
+    with pytest.raises(InvalidArgumentError, match=r"recipe.stages.packed.pack: max_tokens=64 .* below .* 420 and 4"):
+        execute(recipe(**{**LEARNING, "stages": [{**stage, "pack": {"max_tokens": 64}}]}), Recorder(tmp_path))
+    blind = {**stage, "objectives": [{"name": "region-words"}]}
+    with pytest.raises(InvalidArgumentError, match=r"recipe.stages.packed.mixer.name: 'odm' learns from the decoder"):
+        execute(recipe(**{**LEARNING, "stages": [blind]}), Recorder(tmp_path))
+
+
+def test_a_checkpoint_whose_stream_is_elsewhere_is_refused(learning: tuple[Trained, Recorder], tmp_path: Path) -> None:
+    folder = shutil.copytree(learning[1].checkpoints[6], tmp_path / "checkpoint")
+    state = checkpoints.read_state(folder)
+    state.stream = StreamState()
+    checkpoints.write_state(state, folder)
+    with pytest.raises(FailedPreconditionError, match="the checkpoint is of step 6, its stream of step 0"):
+        execute(recipe(**LEARNING), Recorder(tmp_path), resume_from=folder)

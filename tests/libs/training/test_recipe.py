@@ -19,6 +19,10 @@ def test_every_packaged_recipe_is_valid(path: Path) -> None:
     assert recipe_from_mapping(load_yaml(path)).total_steps > 0
 
 
+def stage(**settings: Any) -> dict[str, Any]:
+    return {"name": "s", "steps": 1, **settings}
+
+
 @pytest.mark.parametrize(
     ("recipe", "changes", "field"),
     [
@@ -29,6 +33,25 @@ def test_every_packaged_recipe_is_valid(path: Path) -> None:
         ("emoji", {"task": {"model": {"text_encoder": {"name": "ngram"}}}}, "recipe.task.model.text_encoder.name"),
         ("emoji", {"stages": [{"name": "s", "steps": 1, "optimizer": {"name": "adam"}}]}, "recipe.stages.0.optimizer"),
         ("emoji", {"stages": [{"name": "s", "steps": 1, "mixture": {"x": 1.0}}]}, "recipe.stages.0.mixture.x"),
+        ("emoji", {"stages": [{"name": "s", "steps": 1, "mixer": {"name": "odn"}}]}, "recipe.stages.0.mixer.name"),
+        ("scenes", {"stages": [stage(mixture={"text": -1.0})]}, "recipe.stages.0"),
+        ("scenes", {"stages": [stage(pack={"max_token": 64})]}, "recipe.stages.0.pack.max_token"),
+        ("scenes", {"stages": [stage(pack={"max_tokens": 64, "buffer": 0})]}, "recipe.stages.0.pack"),
+        (
+            "scenes",
+            {"stages": [stage(mixture_changes=[{"from_sample": 5, "mixture": {"x": 1.0}}])]},
+            "recipe.stages.0.mixture_changes.0.mixture.x",
+        ),
+        (
+            "scenes",
+            {"stages": [stage(mixture_changes=[{"from_sample": at, "mixture": {"text": 1.0}} for at in (9, 5)])]},
+            "recipe.stages.0",
+        ),
+        (
+            "scenes",
+            {"stages": [stage(mixer={"name": "vlm-when-images", "total_samples": 9, "image_sources": ["txt"]})]},
+            "recipe.stages.0.mixer",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(recipe: str, changes: dict[str, Any], field: str) -> None:

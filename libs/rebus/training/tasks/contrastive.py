@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebus import registry
-from rebus.data.mixers import WeightedMixer, shuffled_rows
 from rebus.data.sample import Sample
+from rebus.data.stream import Step, StreamState, by_source
 from rebus.errors import invalid
 from rebus.models import feature_cache
 from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -25,8 +25,9 @@ from rebus.models.io import save_model
 from rebus.models.text_encoders.base import TokenIds
 from rebus.objectives.contrastive import PairObjective, Pairs
 from rebus.registry import register
-from rebus.training.recipe import DataBinding, Stage
-from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
+from rebus.training.draws import stage_key, stage_steps
+from rebus.training.recipe import DataBinding, Stage, mixer_of
+from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
 
 _READ_ROWS = 256
 
@@ -91,28 +92,41 @@ class ContrastiveTask:
             "calibration": model.calibration,
         }
 
-    def batch(self, stage: Stage, step: int) -> Batch:
-        """Draws images, and of each one caption."""
-        weights = stage.mixture or dict.fromkeys(self._pairs, 1.0)
-        mixer = WeightedMixer(registry.NoSettings(), weights=weights, batch_size=stage.batch_size)
+    def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
+        """Draws images, and of each one caption.
+
+        Raises ``InvalidArgumentError`` for packing and for a mixer that learns: pairs are no sequences, and a loss over
+        all pairs of a batch is no source's own.
+        """
+        sizes = {name: len(pairs.captions) for name, pairs in self._pairs.items()}
+        where = f"recipe.stages.{stage.name}"
+        if stage.pack is not None:
+            raise invalid(f"{where}.pack", "pairs of images and captions are not packed")
+        if mixer_of(stage, sizes, key=()).learns:
+            raise invalid(f"{where}.mixer.name", f"{stage.mixer['name']!r} needs a loss by source, pairs have none")
+        for step in stage_steps(stage, sizes, seed=self._seed, state=state, rewards=rewards):
+            yield self._batch(stage, step)
+
+    def _batch(self, stage: Stage, step: Step) -> Batch:
         features: list[Tensor] = []
         tokens: list[TokenIds] = []
         families: list[str] = []
         consumed: dict[str, Consumed] = {}
-        for draw in mixer.draws(step):
-            pairs = self._pairs[draw.source]
-            key = (self._seed, zlib.crc32(stage.name.encode()), zlib.crc32(draw.source.encode()))
-            rows = shuffled_rows(range(draw.start, draw.start + draw.count), size=len(pairs.captions), key=key)
-            rng = np.random.default_rng([*key, step])
-            drawn = [pairs.draw_caption(int(row), rng) for row in rows]
-            features.append(pairs.features[torch.from_numpy(rows)])
+        for source, samples in by_source(step.samples).items():
+            rows = [sample.row for sample in samples]
+            pairs = self._pairs[source]
+            rng = np.random.default_rng(
+                [*stage_key(self._seed, stage), zlib.crc32(source.encode()), step.state.step - 1]
+            )
+            drawn = [pairs.draw_caption(row, rng) for row in rows]
+            features.append(pairs.features[torch.tensor(rows)])
             tokens += drawn
-            families += [pairs.families[int(row)] for row in rows]
-            consumed[draw.source] = Consumed(
+            families += [pairs.families[row] for row in rows]
+            consumed[source] = Consumed(
                 samples=len(rows), images=len(rows), tokens=sum(len(caption) for caption in drawn)
             )
         data = PairBatch(features=torch.cat(features), tokens=tokens, counted=_counted(families))
-        return Batch(data=data, consumed=consumed)
+        return Batch(data=data, consumed=consumed, samples=step.samples, stream=step.state)
 
     def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
         """The stage's objectives over one embedding of both sides."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +13,23 @@ from torch import Tensor, nn
 
 from rebus import registry
 from rebus.data.encoding import Encoder, EncodingConfig, Row
-from rebus.data.mixers import WeightedMixer, shuffled_rows
+from rebus.data.mixers import odm
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.data.sample import Sample
+from rebus.data.stream import Drawn, PackConfig, Size, Step, StreamState, by_source
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
+from rebus.errors import invalid
 from rebus.models.encoders.base import Pretrained
 from rebus.models.io import save_model
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
+from rebus.objectives.language_modeling import document_losses
 from rebus.registry import Spec, register
 from rebus.training.checkpoints import MODEL_FOLDER
-from rebus.training.recipe import Stage
-from rebus.training.task import Batch, Consumed, SampleSource, StepOutput, TaskContext
+from rebus.training.draws import stage_steps
+from rebus.training.recipe import Stage, mixer_of
+from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
 
 _READ_ROWS = 256
 
@@ -56,7 +59,6 @@ class MllmTask:
 
     def __init__(self, config: MllmTaskConfig) -> None:
         self._config = config
-        self._mixers: dict[str, WeightedMixer] = {}
         self._objectives: dict[str, list[tuple[str, float, Objective]]] = {}
 
     def prepare(self, context: TaskContext) -> Mllm:
@@ -100,18 +102,51 @@ class MllmTask:
             "embeddings": model.decoder.embed_tokens,
         }
 
-    def batch(self, stage: Stage, step: int) -> Batch:
-        """Draws, packs and normalises the rows of one step."""
-        drawn: list[tuple[str, _Prepared]] = []
-        for draw in self._mixer(stage).draws(step):
-            rows = self._rows[draw.source]
-            key = (self._context.seed, zlib.crc32(stage.name.encode()), zlib.crc32(draw.source.encode()))
-            numbers = range(draw.start, draw.start + draw.count)
-            chosen = shuffled_rows(numbers, size=len(rows.source), key=key)
-            drawn += [(draw.source, item) for item in rows.take(chosen, self._budget)]
-        packed = pack_rows([item.row for _, item in drawn], image_token_id=self._tokenizer.image_token_id)
-        pixels = [drawn[row][1].pixels[index] for row, index in packed.images]
-        return Batch(data=MllmBatch(rows=packed, pixels=self._normalised(pixels)), consumed=_consumed(drawn))
+    def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
+        """Draws, packs and normalises the rows of each step.
+
+        Raises ``InvalidArgumentError`` for packs that cannot hold every row, and for a mixer that learns from losses
+        in a stage that computes none.
+        """
+        self._check_stage(stage)
+        loader = _Loader(self._rows, self._budget)
+        sizes = {name: len(rows.source) for name, rows in self._rows.items()}
+        steps = stage_steps(stage, sizes, seed=self._context.seed, state=state, rewards=rewards, measure=loader.measure)
+        for step in steps:
+            yield self._batch(step, loader.take(step.samples))
+
+    def _batch(self, step: Step, items: Sequence[_Prepared]) -> Batch:
+        packed = pack_rows([item.row for item in items], image_token_id=self._tokenizer.image_token_id)
+        pixels = [items[row].pixels[index] for row, index in packed.images]
+        return Batch(
+            data=MllmBatch(rows=packed, pixels=self._normalised(pixels)),
+            consumed=_consumed(step.samples, items),
+            samples=step.samples,
+            stream=step.state,
+        )
+
+    def _check_stage(self, stage: Stage) -> None:
+        where, bounds = f"recipe.stages.{stage.name}", self._config.encoding
+        if stage.pack is not None and not _holds(stage.pack, bounds):
+            raise invalid(
+                f"{where}.pack",
+                f"max_tokens={stage.pack.max_tokens} and max_images={stage.pack.max_images} are below the bounds of a "
+                f"row, {bounds.max_length_tokens} and {bounds.max_images} (recipe.task.encoding)",
+            )
+        decoded = any(objective.needs_decoder for _, _, objective in self._stage_objectives(stage))
+        if self._learns(stage) and not decoded:
+            raise invalid(
+                f"{where}.mixer.name", f"{stage.mixer['name']!r} learns from the decoder's loss, which is off"
+            )
+
+    def _rewards(self, model: Mllm, hidden: Tensor | None, batch: Batch, stage: Stage) -> dict[str, float]:
+        """What the stage's mixer learns: the language-modeling loss of each row."""
+        if hidden is None or not self._learns(stage):
+            return {}
+        return odm.rewards(document_losses(model, hidden.detach(), batch.data.rows), batch.samples)
+
+    def _learns(self, stage: Stage) -> bool:
+        return mixer_of(stage, dict.fromkeys(self._rows, 1), key=()).learns
 
     def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
         """One shared forward pass; the decoder is skipped where no objective reads it."""
@@ -125,20 +160,16 @@ class MllmTask:
         outputs = MllmOutputs(batch=data, image_features=features, hidden_states=hidden, layer_inputs=layer_inputs)
         losses = {name: objective(model, outputs) for name, _, objective in objectives}
         total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros(()))
-        return StepOutput(loss=total, metrics={f"loss/{name}": value.detach() for name, value in losses.items()})
+        return StepOutput(
+            loss=total,
+            metrics={f"loss/{name}": value.detach() for name, value in losses.items()},
+            rewards=self._rewards(model, hidden, batch, stage),
+        )
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
         save_model(model, folder)
         self._tokenizer.save(folder)
-
-    def _mixer(self, stage: Stage) -> WeightedMixer:
-        if stage.name not in self._mixers:
-            weights = stage.mixture or dict.fromkeys(self._rows, 1.0)
-            self._mixers[stage.name] = WeightedMixer(
-                registry.NoSettings(), weights=weights, batch_size=stage.batch_size
-            )
-        return self._mixers[stage.name]
 
     def _stage_objectives(self, stage: Stage) -> list[tuple[str, float, Objective]]:
         if stage.name not in self._objectives:
@@ -200,6 +231,38 @@ class _PreparedRows:
         return _Prepared(row, pixels)
 
 
+class _Loader:
+    """Reads the rows that a stage draws; those measured for packing are held until their pack is made."""
+
+    def __init__(self, rows: Mapping[str, _PreparedRows], budget: _Budget) -> None:
+        self._rows, self._budget = rows, budget
+        # By sample number; what the packing buffer holds and a step takes.
+        self._held: dict[int, _Prepared] = {}
+
+    def measure(self, drawn: Sequence[Drawn]) -> list[Size]:
+        """What the samples take of a pack."""
+        self._hold(drawn)
+        items = [self._held[sample.number] for sample in drawn]
+        return [Size(tokens=len(item.row), images=len(item.pixels)) for item in items]
+
+    def take(self, drawn: Sequence[Drawn]) -> list[_Prepared]:
+        """The rows of the samples, in their order."""
+        self._hold([sample for sample in drawn if sample.number not in self._held])
+        return [self._held.pop(sample.number) for sample in drawn]
+
+    def _hold(self, drawn: Sequence[Drawn]) -> None:
+        """Reads the samples, those of a source in one call."""
+        for source, samples in by_source(drawn).items():
+            rows = np.array([sample.row for sample in samples], dtype=np.int64)
+            items = self._rows[source].take(rows, self._budget)
+            self._held.update((sample.number, item) for sample, item in zip(samples, items, strict=True))
+
+
+def _holds(pack: PackConfig, bounds: EncodingConfig) -> bool:
+    """Whether any row within the bounds fits into a pack."""
+    return pack.max_tokens >= bounds.max_length_tokens and pack.max_images >= bounds.max_images
+
+
 def _texts(context: TaskContext, limit: int) -> Iterator[str]:
     """Up to ``limit`` texts, an equal part of each source, in order of its rows."""
     for source in context.sources.values():
@@ -215,10 +278,10 @@ def _texts(context: TaskContext, limit: int) -> Iterator[str]:
                 break
 
 
-def _consumed(drawn: Sequence[tuple[str, _Prepared]]) -> dict[str, Consumed]:
+def _consumed(drawn: Sequence[Drawn], items: Sequence[_Prepared]) -> dict[str, Consumed]:
     counts: dict[str, Consumed] = {}
-    for name, item in drawn:
-        entry = counts.setdefault(name, Consumed())
+    for sample, item in zip(drawn, items, strict=True):
+        entry = counts.setdefault(sample.source, Consumed())
         entry.samples += 1
         entry.tokens += len(item.row)
         entry.images += len(item.pixels)
