@@ -1,8 +1,7 @@
 """Curation: a chain of curators over one version, giving the next version and a reason for every row left out.
 
 The chain is cut into stages after each curator of whole versions; a stage reads the version once. What is done to a
-batch is a function of that batch (``judge_batch``), so an executor may spread the batches over threads or machines:
-``stage_in_process`` here, ``rebus.data.ray_curation`` on Ray.
+batch is a function of that batch (``judge_batch``); a ledger gathers what is said of the rows.
 """
 
 from __future__ import annotations
@@ -133,10 +132,6 @@ class Stage:
         return batch
 
 
-# Judges the given rows of the version by a stage; yields what ``judge_batch`` says of each batch, in any order.
-Executor = Callable[[DatasetReader, Stage, NDArray[np.int64]], Iterator[pa.RecordBatch]]
-
-
 def curate(
     store: Store,
     version: str,
@@ -144,7 +139,6 @@ def curate(
     *,
     producer: str = "",
     on_rows: Callable[[int, int], None] = lambda done, total: None,
-    executor: Executor | None = None,
 ) -> Curated:
     """Runs curators (``{"name": "text-length", "min_chars": 8}``) over ``version``; media stay shared.
 
@@ -152,7 +146,7 @@ def curate(
     raise to stop; nothing is published then. ``InvalidArgumentError`` if no row would remain.
     """
     reader = open_version(store, version)
-    judged = judge_rows(reader, curators, on_rows=on_rows, executor=executor)
+    judged = judge_rows(reader, curators, on_rows=on_rows)
     return Curated(publish(store, reader, judged, producer=producer), judged.dropped)
 
 
@@ -174,7 +168,6 @@ def judge_rows(
     curators: Sequence[Spec],
     *,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
-    executor: Executor | None = None,
 ) -> Judged:
     """What the curators would drop, measure and rewrite; nothing is published."""
     chain = [_build(spec, number) for number, spec in enumerate(curators)]
@@ -185,7 +178,7 @@ def judge_rows(
         rows, done = ledger.kept(), 0
         stage = _stage(reader, curators[first:end], chain[first:end], first, ledger)
         observed = []
-        for result in (executor or stage_in_process)(reader, stage, rows):
+        for result in run_stage(reader, stage, rows):
             observed.append(ledger.enter(result))
             done += result.num_rows
             on_rows(round((number + done / len(rows)) / len(cuts) * reader.num_samples), reader.num_samples)
@@ -194,8 +187,8 @@ def judge_rows(
     return ledger.judged()
 
 
-def stage_in_process(reader: DatasetReader, stage: Stage, rows: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """Reads the version from front to back in this process."""
+def run_stage(reader: DatasetReader, stage: Stage, rows: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    """Reads the version from front to back; yields what ``judge_batch`` says of ``rows``, batch by batch."""
     curators = stage.curators(reader.store)
     wanted = np.zeros(reader.num_samples, bool)
     wanted[rows] = True

@@ -20,7 +20,8 @@ from rebus.registry import components
 from rebus.store import Store
 
 # They judge by what another resource of the store holds.
-NEEDS_THE_STORE = {"embed"}
+NEEDS_THE_STORE = {"contamination", "embed"}
+REQUIRED: dict[str, dict[str, Any]] = {"contamination": {"benchmark": "datasets/b/versions/1"}}
 
 
 def image(width: int, height: int, shade: int = 0) -> bytes:
@@ -179,7 +180,9 @@ def test_wrong_curators_are_refused(store: Store) -> None:
 def test_every_curator_reads_and_adds_columns_that_fit() -> None:
     from rebus.data.rows import SCHEMA
 
-    made = [component.target(component.config()) for component in components("curator")]
+    made = [
+        component.target(component.config(**REQUIRED.get(component.name, {}))) for component in components("curator")
+    ]
     added = {name: type_ for curator in made for name, type_ in curator.adds.items()}
     assert not set(added) & set(SCHEMA.names)
     everything = pa.schema([*SCHEMA, *added.items()])

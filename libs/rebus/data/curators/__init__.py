@@ -3,12 +3,16 @@
 from rebus.data.curators import (
     alignment,
     bunny,
+    contamination,
     embed,
     exact_dedup,
     image_hash_dedup,
     image_size,
+    language_id,
     minhash_dedup,
     mmc4,
+    opt_out,
+    pii_scrub,
     text_length,
 )
 from rebus.data.curators.base import KEEP, Curator, Judgement
@@ -19,11 +23,15 @@ __all__ = [
     "Judgement",
     "alignment",
     "bunny",
+    "contamination",
     "embed",
     "exact_dedup",
     "image_hash_dedup",
     "image_size",
+    "language_id",
     "minhash_dedup",
     "mmc4",
+    "opt_out",
+    "pii_scrub",
     "text_length",
 ]

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rebus.data.columns import vectors
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import vectors
 from rebus.data.curators.embed import IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS
 from rebus.registry import register
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rebus.data import duplicates
+from rebus.data.columns import vectors
 from rebus.data.curators.alignment import SIMILARITY, alignment
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import vectors
 from rebus.data.curators.embed import IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS
 from rebus.errors import invalid
 from rebus.registry import register

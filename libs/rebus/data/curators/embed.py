@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rebus import registry
+from rebus.data.columns import images, texts
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import images, texts
 from rebus.registry import register
 from rebus.store import Store
 

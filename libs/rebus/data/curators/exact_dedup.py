@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from rebus.data.columns import fixed_bytes
 from rebus.data.curators.base import Curator, Judgement, keep_first
-from rebus.data.curators.columns import fixed_bytes
 from rebus.registry import register
 
 

@@ -10,13 +10,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rebus.data import duplicates
+from rebus.data.columns import HASHES_TYPE, fixed_bytes, hash_images
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import fixed_bytes, images
-from rebus.data.image_hash import HASH_BYTES, MAX_DISTANCE, image_hash, near_pairs
+from rebus.data.image_hash import MAX_DISTANCE, near_pairs
 from rebus.registry import register
 
 IMAGE_HASHES = "image_hashes"
-HASHES_TYPE = pa.list_(pa.binary(HASH_BYTES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +54,6 @@ class ImageHashDedup(Curator):
         groups = duplicates.firsts(len(hashes), near_pairs(hashes, self._config.max_distance))
         reasons = _judge(observed.column("id").to_pylist(), groups, column.offsets.to_numpy())
         return Judgement(reasons, {IMAGE_HASHES: column})
-
-
-def hash_images(batch: pa.RecordBatch) -> pa.Array:
-    """The hashes of the images that each row shows."""
-    ids = batch.column("id").to_pylist()
-    hashes = [
-        [image_hash(data, field=f"sample[{identifier}].image[{at}]") for at, data in enumerate(row)]
-        for identifier, row in zip(ids, images(batch), strict=True)
-    ]
-    return pa.array(hashes, HASHES_TYPE)
 
 
 def _judge(ids: list[str], groups: NDArray[np.int64], offsets: NDArray[np.int32]) -> list[str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from rebus.data.columns import images
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import images
 from rebus.data.images import image_size
 from rebus.registry import register
 

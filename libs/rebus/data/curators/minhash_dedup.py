@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from rebus.data import duplicates, minhash
+from rebus.data.columns import fixed_bytes, from_bytes, joined_texts
 from rebus.data.curators.base import Curator, Judgement, keep_first
-from rebus.data.curators.columns import fixed_bytes, from_bytes, joined_texts
 from rebus.data.shingles import Unit, ngram_hashes
 from rebus.registry import register
 

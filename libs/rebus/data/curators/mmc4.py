@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from rebus.data.columns import vectors
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.columns import vectors
 from rebus.data.curators.embed import IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS
 from rebus.errors import invalid
 from rebus.registry import register

@@ -13,7 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rebus.data.image_hash import HASH_BYTES, image_hash
 from rebus.errors import invalid
+
+HASHES_TYPE = pa.list_(pa.binary(HASH_BYTES))
 
 
 def fixed_bytes(column: pa.Array) -> NDArray[np.uint8]:
@@ -62,6 +65,16 @@ def _of_type(batch: pa.RecordBatch, kind: str, field: str) -> tuple[pa.Array, ND
     rows = np.repeat(np.arange(len(segments)), np.diff(segments.offsets.to_numpy()))
     lengths = np.bincount(rows[wanted.to_numpy(zero_copy_only=False)], minlength=len(segments))
     return pc.struct_field(flat, field).filter(wanted), lengths
+
+
+def hash_images(batch: pa.RecordBatch) -> pa.Array:
+    """The hashes of the images that each row shows."""
+    ids = batch.column("id").to_pylist()
+    hashes = [
+        [image_hash(data, field=f"sample[{identifier}].image[{at}]") for at, data in enumerate(row)]
+        for identifier, row in zip(ids, images(batch), strict=True)
+    ]
+    return pa.array(hashes, HASHES_TYPE)
 
 
 def vectors(batch: pa.RecordBatch, column: str) -> list[np.ndarray]:

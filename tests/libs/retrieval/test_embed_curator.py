@@ -1,0 +1,34 @@
+"""A curation that embeds by a model of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rebus.data.curation import curate
+from rebus.data.dataset import open_version
+from rebus.retrieval import Embedder
+from rebus.store import Store
+from tests.libs.retrieval import tiny
+
+
+def test_vectors_are_those_of_the_model_and_later_curators_compare_them(store: Store, tmp_path: Path) -> None:
+    tiny.publish_model(store, tmp_path / "model")
+    version = tiny.publish_pictures(store, 4)
+    embed = {"name": "embed", "embedder": {"name": "dual-encoder", "model_version": f"{tiny.MODEL}"}}
+
+    curated = curate(store, version.name, [embed, {"name": "image-text-alignment", "min_similarity": -1.0}])
+
+    reader = open_version(store, curated.version.name)
+    table = reader.table(["image_embeddings", "text_embeddings", "image_text_similarity"]).to_pylist()
+    embedder = Embedder.load(tmp_path / "model")
+    for sample, row in zip(reader.scan(), table, strict=True):
+        texts = embedder.embed_texts([segment.text for segment in sample.segments if segment.type == "text"])
+        images = embedder.embed_images(sample.media)
+        np.testing.assert_allclose(np.array(row["text_embeddings"]), texts, atol=1e-5)
+        np.testing.assert_allclose(np.array(row["image_embeddings"]).reshape(images.shape), images, atol=1e-5)
+        expected = (images @ texts.T).max() if sample.media else None
+        assert (row["image_text_similarity"] is None) == (expected is None)
+        if expected is not None:
+            np.testing.assert_allclose(row["image_text_similarity"], expected, atol=1e-5)
