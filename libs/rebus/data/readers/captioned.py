@@ -1,0 +1,97 @@
+"""Captioned media: a folder of files and a table that says something about each; base of the readers of one kind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from rebus.data.readers.base import Location, Quarantined, SourceSettings, attempt, clean_text, content_key
+from rebus.data.readers.files import read_inside
+from rebus.data.readers.table import Table
+from rebus.data.sample import Sample, Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedConfig(SourceSettings, ABC):
+    """Where the captions are and what the table's columns mean; a subclass names the column of the files."""
+
+    # The table, inside the folder; a source whose URI names a file reads that one.
+    captions: str = "captions.csv"
+    caption_column: str = "caption"
+    # Optional columns: a sample's id (default: its line), its family (default: its file's bytes), its split.
+    id_column: str = ""
+    family_column: str = ""
+    split_column: str = ""
+    # Columns kept as the sample's metadata.
+    metadata_columns: list[str] = field(default_factory=list)
+    # What the user says before the caption; nothing if empty.
+    prompt: str = ""
+    # What the caption segment is marked as.
+    task: str = "caption"
+
+    @property
+    @abstractmethod
+    def media_column(self) -> str:
+        """The column that holds the files' paths."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that must be there."""
+        named = [self.media_column, self.caption_column, self.id_column, self.family_column, self.split_column]
+        return [column for column in (*named, *self.metadata_columns) if column]
+
+
+C = TypeVar("C", bound=CaptionedConfig)
+
+
+class CaptionedReader(ABC, Generic[C]):
+    """One sample a row: the file, what the user asks (if anything), and the caption, which is learned."""
+
+    # Of one file.
+    max_bytes: int
+
+    def __init__(self, config: C, location: Location) -> None:
+        self._config = config
+        self._root = location.root
+        self._source = config.source or location.label
+        self._table = Table(self._root, location.file or config.captions, config.columns, config.limits)
+
+    def __iter__(self) -> Iterator[Sample | Quarantined]:
+        for row in self._table:
+            if isinstance(row, Quarantined):
+                yield row
+            else:
+                where, values = row
+                yield attempt(where, lambda where=where, values=values: self._sample(where, values))
+
+    @abstractmethod
+    def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
+        """The segment of one file and what is known of it; ``InvalidArgumentError`` names ``path`` if it is bad."""
+
+    def _sample(self, where: str, values: dict[str, Any]) -> Sample:
+        config, limits = self._config, self._config.limits
+        path = clean_text(values.get(config.media_column), config.media_column, limits)
+        caption = clean_text(values.get(config.caption_column), config.caption_column, limits)
+        data = read_inside(self._root, path, max_bytes=self.max_bytes)
+        shown, known = self.segment(data, path, values)
+        family = self._optional(values, config.family_column) or content_key(data)
+        asked = [Segment(text=config.prompt, branch=1, task=config.task)] if config.prompt else []
+        return Sample(
+            id=f"{self._source}/{self._optional(values, config.id_column) or where}",
+            family=f"{self._source}/{family}",
+            split=self._optional(values, config.split_column) or config.splits.split_of(family),
+            segments=[
+                shown,
+                *asked,
+                Segment(text=caption, role="assistant", loss=True, branch=1, task=config.task),
+            ],
+            media=[data],
+            source=self._source,
+            license=config.license,
+            metadata={"file": path, **known, **{column: values.get(column) for column in config.metadata_columns}},
+        )
+
+    def _optional(self, values: dict[str, Any], column: str) -> str:
+        return clean_text(values.get(column), column, self._config.limits) if column else ""
