@@ -26,6 +26,8 @@ _SEGMENT = pa.struct(
         ("branch", pa.int32()),
         ("task", pa.string()),
         ("regions", pa.list_(pa.list_(pa.float64(), 4))),
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
     ]
 )
 
@@ -127,11 +129,22 @@ def _segment_to_row(segment: Segment) -> dict[str, Any]:
         "branch": segment.branch,
         "task": segment.task,
         "regions": None if segment.regions is None else [list(box) for box in segment.regions],
+        "start_seconds": segment.start_seconds,
+        "end_seconds": segment.end_seconds,
     }
 
 
 def _segment(
-    type: str, role: str, text: str, media: int, loss: bool, branch: int, task: str, regions: Boxes | None
+    type: str,
+    role: str,
+    text: str,
+    media: int,
+    loss: bool,
+    branch: int,
+    task: str,
+    regions: Boxes | None,
+    start_seconds: float | None,
+    end_seconds: float | None,
 ) -> Segment:
     """One segment from its fields, in the order of ``_SEGMENT``."""
     return Segment(
@@ -143,4 +156,6 @@ def _segment(
         branch=branch,
         task=task,
         regions=None if regions is None else tuple(cast(Box, tuple(box)) for box in regions),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
     )
