@@ -57,7 +57,7 @@ def test_every_picture_finds_itself(store: Store, tmp_path: Path, pictures: Data
         4,
         6,
         8,
-    ]  # row 2 shows no picture: no candidate, but it keeps its number
+    ]  # row 2, a sound, is no candidate but keeps its number
     assert all(hits[0].score == pytest.approx(1.0, abs=1e-4) for hits in found)
     assert (document.num_vectors, document.dimension) == (4, 16)
     assert document.digest == manifests.read(store, ctx.name).digest

@@ -1,6 +1,6 @@
 """Readers turn a source into samples; see ``base.Reader`` and the README for how to add one."""
 
-from rebus.data.readers import emoji, image_folder, llava, scenes, text
+from rebus.data.readers import audio, emoji, image_folder, llava, scenes, text, video
 from rebus.data.readers.base import Location, Quarantined, Reader, ReaderLimits, SourceSettings
 
 __all__ = [
@@ -9,9 +9,11 @@ __all__ = [
     "Reader",
     "ReaderLimits",
     "SourceSettings",
+    "audio",
     "emoji",
     "image_folder",
     "llava",
     "scenes",
     "text",
+    "video",
 ]

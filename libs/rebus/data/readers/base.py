@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rebus.config import canonical_json
+from rebus.data.audio import AudioLimits
 from rebus.data.images import ImageLimits, decode_image
 from rebus.data.sample import Sample
 from rebus.data.splits import SplitShares
+from rebus.data.video import VideoLimits
 from rebus.errors import InvalidArgumentError, NotFoundError, invalid
 
 
@@ -28,6 +30,8 @@ class ReaderLimits:
     """Bounds that keep hostile or broken input from exhausting memory."""
 
     image: ImageLimits = field(default_factory=ImageLimits)
+    audio: AudioLimits = field(default_factory=AudioLimits)
+    video: VideoLimits = field(default_factory=VideoLimits)
     max_text_chars: int = 100_000
     # One line of a CSV, TSV or JSONL file.
     max_line_bytes: int = 4 << 20

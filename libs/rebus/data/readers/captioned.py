@@ -1,7 +1,8 @@
-"""Captioned media: a folder of files and a table that says something about each; base of the readers of one kind."""
+"""Captioned media: a folder of files and a table that says something about each; what the readers of one kind share."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from typing import Any, Generic, TypeVar
 from rebus.data.readers.base import Location, Quarantined, SourceSettings, attempt, clean_text, content_key
 from rebus.data.readers.files import read_inside
 from rebus.data.readers.table import Table
-from rebus.data.sample import Sample, Segment
+from rebus.data.sample import Sample, Segment, SegmentType
+from rebus.errors import invalid
+
+_ROUNDING_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,20 @@ class CaptionedConfig(SourceSettings, ABC):
         """Every column that must be there."""
         named = [self.media_column, self.caption_column, self.id_column, self.family_column, self.split_column]
         return [column for column in (*named, *self.metadata_columns) if column]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedConfig(CaptionedConfig, ABC):
+    """Captions of media that have time, or of parts of them."""
+
+    # Optional columns, in seconds: where the part that the row is about starts and ends.
+    start_column: str = ""
+    end_column: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that must be there."""
+        return [*super().columns, *(column for column in (self.start_column, self.end_column) if column)]
 
 
 C = TypeVar("C", bound=CaptionedConfig)
@@ -95,3 +113,27 @@ class CaptionedReader(ABC, Generic[C]):
 
     def _optional(self, values: dict[str, Any], column: str) -> str:
         return clean_text(values.get(column), column, self._config.limits) if column else ""
+
+
+def timed_segment(kind: SegmentType, config: TimedConfig, values: dict[str, Any], seconds: float) -> Segment:
+    """The segment of a row over media that last ``seconds``; ``InvalidArgumentError`` names a column that is wrong."""
+    start = _time(values, config.start_column, seconds)
+    end = _time(values, config.end_column, seconds)
+    return Segment(type=kind, media=0, start_seconds=start, end_seconds=end)
+
+
+def _time(values: dict[str, Any], column: str, seconds: float) -> float | None:
+    """The column's time, or None where there is no column or the row leaves it open."""
+    value = values.get(column) if column else None
+    if value is None or value == "":
+        return None
+    try:
+        time = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        time = math.nan
+    if math.isnan(time):
+        raise invalid(column, f"expected seconds, found {str(value)[:40]!r}")
+    # Tables round their times, so that one may lie just behind the end.
+    if not 0 <= time <= seconds + _ROUNDING_SECONDS:
+        raise invalid(column, f"{time:g} s is outside the {seconds:.2f} s that there are")
+    return time
