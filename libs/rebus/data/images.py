@@ -3,6 +3,10 @@
 The format is taken from the magic bytes, never from a name; only PNG, JPEG and WebP are opened, each by its own
 decoder alone. Size limits are checked on the header, before a pixel is decoded. One decoder serves training and
 serving, so both see the same pixels.
+
+Pillow reads every header. The pixels of an intact grey or colour JPEG come from libjpeg-turbo through simplejpeg,
+which are those of Pillow bit for bit, without the interpreter's lock and, where the caller wants fewer, at a fraction
+of the size; whatever else, and whatever simplejpeg refuses, is Pillow's to decode or to refuse.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
 
 from rebus.errors import InvalidArgumentError, invalid
 
+# Encoded bytes; a view into a larger buffer is read without a copy.
+ImageBytes = bytes | memoryview
 ImageFormat = Literal["PNG", "JPEG", "WEBP"]
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
@@ -35,6 +42,11 @@ _UPRIGHT = {
 }
 # Broken EXIF makes Pillow warn once a file, while the pixels are sound; a dataset of such files would drown the log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+# A progressive JPEG goes over its pixels once a scan, so scans x pixels is what it costs, whatever its size in bytes.
+# Encoders make about 10 scans.
+_MAX_SCANS_OF_MAX_PIXELS = 16
+_START_OF_SCAN = b"\xff\xda"
 
 # What Pillow's decoders raise on malformed input.
 _DECODE_ERRORS = (
@@ -67,7 +79,7 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def sniff_format(data: bytes) -> ImageFormat | None:
+def sniff_format(data: ImageBytes) -> ImageFormat | None:
     """The format that the magic bytes announce, or None for any other than PNG, JPEG and WebP."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
@@ -78,33 +90,42 @@ def sniff_format(data: bytes) -> ImageFormat | None:
     return None
 
 
-def image_size(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, field: str = "image") -> tuple[int, int]:
+def image_size(data: ImageBytes, *, limits: ImageLimits = DEFAULT_LIMITS, field: str = "image") -> tuple[int, int]:
     """``(width, height)`` as stored, read from the header alone; ``InvalidArgumentError`` as ``decode_image``."""
     return _open(data, limits, field).size
 
 
 def decode_image(
-    data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS, background: Color = WHITE, field: str = "image"
+    data: ImageBytes,
+    *,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    background: Color = WHITE,
+    min_side: int | None = None,
+    field: str = "image",
 ) -> np.ndarray:
     """Decodes to uint8 ``[H, W, 3]``: upright by its EXIF orientation, alpha laid over ``background``.
 
-    Palettes, grey, CMYK and 16-bit channels become 8-bit RGB; of an animation the first frame is taken.
+    Palettes, grey, CMYK and 16-bit channels become 8-bit RGB; of an animation the first frame is taken. With
+    ``min_side`` a JPEG may come at 1/2, 1/4 or 1/8 of its size (scaled in the DCT domain, sides rounded up), the
+    smallest whose shorter side is at least ``min_side`` pixels; without, at full size.
     Raises ``InvalidArgumentError`` naming ``field`` for an unknown format, a broken or truncated file, or one
     beyond ``limits``.
     """
     image = _open(data, limits, field)
     orientation = _orientation(image)
-    try:
-        image.load()
-        rgb = _to_rgb(image, background)
-    except _DECODE_ERRORS as error:
-        raise _broken(field, image.format or "image", error) from None
+    pixels = _decode_jpeg(data, image, min_side)
+    if pixels is None:
+        try:
+            image.load()
+            pixels = np.array(_to_rgb(image, background), dtype=np.uint8)
+        except _DECODE_ERRORS as error:
+            raise _broken(field, image.format or "image", error) from None
     if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    return np.array(rgb, dtype=np.uint8)
+        pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+    return pixels
 
 
-def _open(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
+def _open(data: ImageBytes, limits: ImageLimits, field: str) -> Image.Image:
     """Opens the header within the limits; decodes nothing."""
     if len(data) > limits.max_bytes:
         raise invalid(field, f"{len(data)} bytes, more than the limit of {limits.max_bytes}")
@@ -119,11 +140,53 @@ def _open(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise invalid(field, f"{width}x{height} pixels, more than the limit of {limits.max_pixels} pixels")
+    if "progressive" in image.info:
+        scans = bytes(data).count(_START_OF_SCAN)
+        if scans * width * height > _MAX_SCANS_OF_MAX_PIXELS * limits.max_pixels:
+            raise invalid(
+                field,
+                f"{scans} scans over {width}x{height} pixels, more work than {_MAX_SCANS_OF_MAX_PIXELS} scans over "
+                f"the limit of {limits.max_pixels} pixels",
+            )
     return image
 
 
+def _decode_jpeg(data: ImageBytes, image: Image.Image, min_side: int | None) -> np.ndarray | None:
+    """uint8 ``[H, W, 3]`` by simplejpeg, as stored; None where Pillow must decide.
+
+    CMYK is left to Pillow, which converts it otherwise. Strict decoding raises for a truncated or damaged file, where
+    libjpeg alone would fill the rest with grey.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    factor = _jpeg_factor(min(image.size), min_side)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if (width, height) != image.size:  # the limits were checked on another size
+            return None
+        # The least size that both bounds admit is exactly 1 / factor.
+        return simplejpeg.decode_jpeg(
+            data,
+            min_height=-(-image.height // factor),
+            min_width=-(-image.width // factor),
+            min_factor=factor,
+        )
+    except ValueError:
+        return None
+
+
+def _jpeg_factor(side: int, min_side: int | None) -> int:
+    """By what ``side`` may be divided; powers of two alone have a fast inverse DCT."""
+    if min_side is None:
+        return 1
+    return next((factor for factor in (8, 4, 2) if -(-side // factor) >= min_side), 1)
+
+
 def _broken(field: str, kind: str, error: BaseException) -> InvalidArgumentError:
-    return invalid(field, f"corrupt or truncated {kind}: {' '.join(str(error).split()) or type(error).__name__}")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # its text names an object in memory
+        reason = "unreadable header"
+    return invalid(field, f"corrupt or truncated {kind}: {reason}")
 
 
 def _orientation(image: Image.Image) -> int:

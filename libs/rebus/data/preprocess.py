@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rebus import config as configs
-from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageLimits, decode_image
+from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, decode_image
 
 ResizeMode = Literal["squash", "pad", "crop"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -70,7 +70,7 @@ class ImageProcessor:
         """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
         return configs.digest({"code": CODE_VERSION, "config": self.config})
 
-    def __call__(self, data: bytes, *, field: str = "image") -> np.ndarray:
+    def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
         """Encoded bytes to uint8 ``[S, S, 3]``; ``InvalidArgumentError`` names ``field`` (see ``decode_image``)."""
         return self.resize(decode_image(data, limits=self.limits, background=self.config.background, field=field))
 

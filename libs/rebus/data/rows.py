@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -103,6 +103,20 @@ def from_table(table: pa.Table | pa.RecordBatch) -> list[Sample]:
         Sample(segments=parts, metadata=json.loads(row.pop("metadata")), **row)
         for parts, row in zip(segments, _rows(values), strict=True)
     ]
+
+
+def media_views(column: pa.ChunkedArray) -> list[list[memoryview]]:
+    """The media of each row as views into the ``media`` column's own buffers, which they keep alive."""
+    found: list[list[memoryview]] = []
+    for chunk in column.chunks:
+        ends = chunk.offsets.to_pylist()
+        blobs = chunk.values
+        at = blobs.buffers()[1]
+        starts = np.frombuffer(at, np.int64, len(blobs) + 1, 8 * blobs.offset).tolist() if at else [0]
+        data = memoryview(blobs.buffers()[2] or b"").cast("B")
+        views = [data[start:stop] for start, stop in pairwise(starts)]
+        found += [views[start:stop] for start, stop in pairwise(ends)]
+    return found
 
 
 def _rows(columns: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:

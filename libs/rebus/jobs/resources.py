@@ -50,7 +50,7 @@ class Capacity:
     @classmethod
     def of_machine(cls) -> Capacity:
         """Of this machine: the cores this process may use, its memory or its container's, its visible accelerators."""
-        return cls(cpus=_cpus(), memory_bytes=_memory(), gpus=_gpus(os.environ, _NVIDIA_DEVICES))
+        return cls(cpus=available_cpus(), memory_bytes=_memory(), gpus=_gpus(os.environ, _NVIDIA_DEVICES))
 
     def check(self, request: Resources) -> None:
         """``FailedPreconditionError`` naming each field of a request that can never be met here."""
@@ -89,7 +89,8 @@ def claim_of(request: Resources, gpus: tuple[str, ...]) -> dict[str, object]:
     return {"cpus": request.cpus, "memory_bytes": request.memory_bytes, "gpus": list(gpus)}
 
 
-def _cpus() -> float:
+def available_cpus() -> float:
+    """Cores that this process may use, by its affinity and its control group."""
     allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     try:
         quota, _, period = _CGROUP_CPU.read_text().partition(" ")

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from rebus.data.images import ImageLimits, decode_image, image_size, sniff_format
 from rebus.errors import InvalidArgumentError
@@ -181,3 +183,135 @@ def test_limits_hold_before_decoding() -> None:
         decode_image(encode(Image.new("RGB", (10, 10))), limits=ImageLimits(max_pixels=99))
     with pytest.raises(InvalidArgumentError, match="bytes, more than the limit of 20"):
         decode_image(encode(Image.new("RGB", (10, 10))), limits=ImageLimits(max_bytes=20))
+
+
+def pillow(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colours with some texture, as no flat image would show a wrong upsampling."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+jpeg_kinds = st.fixed_dictionaries(
+    {
+        "quality": st.integers(1, 100),
+        "subsampling": st.sampled_from([0, 1, 2]),
+        "progressive": st.booleans(),
+        "optimize": st.booleans(),
+        "restart_marker_blocks": st.sampled_from([0, 1, 5]),
+    }
+)
+
+
+@given(
+    kind=jpeg_kinds,
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    orientation=st.sampled_from([None, 1, 3, 6, 8]),
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_jpegs_of_every_kind_have_the_pixels_of_pillow(
+    kind: dict[str, Any], mode: str, size: tuple[int, int], orientation: int | None
+) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    data = encode(photo(*size).convert(mode), "JPEG", exif=exif, **kind)
+
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data), expected)
+    np.testing.assert_array_equal(decode_image(memoryview(data)), expected)
+
+
+def test_colour_jpegs_do_not_pass_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the pixels would be right and the interpreter's lock held."""
+    data = encode(photo(64, 64), "JPEG")
+    monkeypatch.setattr(Image.Image, "convert", None)
+
+    assert decode_image(data).shape == (64, 64, 3)
+
+
+def test_a_jpeg_stored_as_rgb_keeps_its_colours() -> None:
+    data = encode(photo(40, 30), "JPEG", keep_rgb=True, quality=95)
+
+    np.testing.assert_array_equal(decode_image(data), pillow(data))
+    assert np.abs(decode_image(data).astype(int) - np.array(photo(40, 30))).mean() < 4
+
+
+def test_several_pictures_in_a_jpeg_give_the_first() -> None:
+    data = encode(photo(32, 24), "MPO", save_all=True, append_images=[photo(32, 24, seed=1)])
+
+    np.testing.assert_array_equal(decode_image(data), pillow(data))
+
+
+@given(side=st.tuples(st.integers(1, 300), st.integers(1, 300)), min_side=st.integers(1, 320), turned=st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_scaled_jpeg_is_the_smallest_of_its_halvings(side: tuple[int, int], min_side: int, turned: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    data = encode(photo(*side), "JPEG", exif=exif)
+    width, height = side[::-1] if turned else side
+
+    found = decode_image(data, min_side=min_side)
+
+    halvings = [(-(-height // f), -(-width // f)) for f in (8, 4, 2) if -(-min(side) // f) >= min_side]
+    assert found.shape == (*(halvings or [(height, width)])[0], 3)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_scaled_pixels_are_the_means_of_what_they_cover(factor: int) -> None:
+    data = encode(photo(256, 192), "JPEG", quality=95)
+
+    found = decode_image(data, min_side=192 // factor)
+
+    blocks = pillow(data).reshape(192 // factor, factor, 256 // factor, factor, 3)
+    assert np.abs(found - blocks.mean(axis=(1, 3))).mean() < 1.5
+
+
+def test_other_formats_ignore_the_least_side() -> None:
+    assert decode_image(encode(photo(64, 48)), min_side=8).shape == (48, 64, 3)
+
+
+def outcome(decode: Any) -> Any:
+    """Comparable pixels, or the text of the refusal."""
+    try:
+        pixels = decode()
+        return pixels.shape, pixels.tobytes()
+    except InvalidArgumentError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_damaged_jpegs_come_out_as_pillow_alone_decides(progressive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    data = encode(photo(40, 32), "JPEG", progressive=progressive, restart_marker_blocks=4)
+    damaged = [data[: int(kept)] for kept in rng.integers(2, len(data), 60)]
+    for _ in range(200):
+        changed = bytearray(data)
+        for position in rng.integers(3, len(data), rng.integers(1, 4)):
+            changed[position] = rng.integers(256)
+        damaged.append(bytes(changed))
+
+    limits = ImageLimits(max_pixels=10_000)
+
+    found = [outcome(lambda d=d: decode_image(d, limits=limits)) for d in damaged]
+    monkeypatch.setattr("rebus.data.images._decode_jpeg", lambda *_: None)
+    alone = [outcome(lambda d=d: decode_image(d, limits=limits)) for d in damaged]
+
+    assert found == alone
+    assert 60 < sum(isinstance(result, str) for result in found) < len(found) - 10
+
+
+def test_a_progressive_jpeg_of_too_many_scans_is_refused() -> None:
+    data = encode(photo(48, 48), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    last_scan = data[at:-2]
+    bomb = data[:-2] + last_scan * 400 + data[-2:]
+
+    limits = ImageLimits(max_pixels=48 * 48)
+    assert decode_image(data, limits=limits).shape == (48, 48, 3)
+    with pytest.raises(InvalidArgumentError, match="4\\d\\d scans over 48x48 pixels, more work than 16 scans"):
+        decode_image(bomb, limits=limits)
