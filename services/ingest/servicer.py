@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import islice
 
 from google.protobuf import empty_pb2
 
 from rebus.data import dataset as datasets
 from rebus.data import jobs as data_jobs
+from rebus.data.quarantine import read_quarantine
 from rebus.errors import invalid
 from rebus.store import documents, media, requests
 from rebus.v1 import dataset_pb2 as pb
@@ -108,11 +110,11 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
         return await run(self._list_quarantine, request)
 
     def _list_quarantine(self, request: pb.ListQuarantineRequest) -> pb.ListQuarantineResponse:
-        documents.get(self._store, pb.Ingestion, request.parent)
-        samples = data_jobs.read_quarantine(self._store, request.parent)
+        ingestion = documents.get(self._store, pb.Ingestion, request.parent)
         size = min(request.page_size or documents.DEFAULT_PAGE_SIZE, documents.MAX_PAGE_SIZE)
-        start, token = page_bounds(len(samples), size, request.page_token)
-        return pb.ListQuarantineResponse(samples=samples[start : start + size], next_page_token=token)
+        start, token = page_bounds(ingestion.num_quarantined, size, request.page_token)
+        samples = islice(read_quarantine(self._store, request.parent), start, start + size)
+        return pb.ListQuarantineResponse(samples=samples, next_page_token=token)
 
     async def WatchIngestion(self, request: pb.WatchIngestionRequest, context: Context) -> AsyncIterator[JobEvent]:
         async for event in self._runtime.watch(request.name, request.after_event):
@@ -120,6 +122,9 @@ class IngestionServicer(pb_grpc.IngestionServiceServicer):
 
     async def CancelIngestion(self, request: pb.CancelIngestionRequest, context: Context) -> pb.Ingestion:
         return await run(self._runtime.cancel_job, pb.Ingestion, request)
+
+    async def ResumeIngestion(self, request: pb.ResumeIngestionRequest, context: Context) -> pb.Ingestion:
+        return await run(self._runtime.resume_job, pb.Ingestion, request)
 
     async def CreateCuration(self, request: pb.CreateCurationRequest, context: Context) -> pb.Curation:
         return await run(self._create_curation, request)

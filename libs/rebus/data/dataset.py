@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 from lance.commit import CommitConflictError
-from lance.fragment import write_fragments
 
-from rebus.data import versions
-from rebus.data.rows import SAMPLE_COLUMNS, SCHEMA, from_table, to_batches
+from rebus.data import staging, versions
+from rebus.data.rows import SAMPLE_COLUMNS, from_table
 from rebus.data.sample import Sample
+from rebus.data.seen import SeenIds
 from rebus.data.versions import ensure_dataset
 from rebus.errors import AbortedError, FailedPreconditionError, invalid
 from rebus.store import Store, documents
@@ -27,29 +27,56 @@ from rebus.v1.dataset_pb2 import DatasetVersion
 
 __all__ = ["DatasetReader", "derive_version", "ensure_dataset", "open_version", "write_version"]
 
-_COUNTED = ["split", "source", "num_media"]
-_BATCH_BYTES = 64 << 20
-_FILE_BYTES = 1 << 30
 _COMMIT_ATTEMPTS = 64
 
 
 def write_version(
-    store: Store, dataset: str, samples: Iterable[Sample], *, producer: str = "", batch_rows: int = 512
+    store: Store,
+    dataset: str,
+    samples: Iterable[Sample],
+    *,
+    base: str = "",
+    producer: str = "",
+    batch_rows: int = staging.BATCH_ROWS,
 ) -> DatasetVersion:
     """Streams ``samples`` into the next version of ``dataset`` (``datasets/x``), made if it does not exist.
 
-    The version holds these samples and no others. Memory holds one batch and the ids. Raises
-    ``InvalidArgumentError`` for a malformed sample, a repeated id or no samples at all; nothing is published then.
+    The version holds these samples and no others; with ``base`` (a version of the dataset) they come behind its rows,
+    which keep their numbers and are not rewritten. Memory holds one batch and what Lance buffers; the ids are on disk
+    (``SeenIds``). Raises ``InvalidArgumentError`` for a malformed sample, a repeated id or no samples at all; then
+    nothing is published.
     """
     ensure_dataset(store, dataset)
-    target = versions.ensure_lance(store, dataset)
-    batches = to_batches(_checked(samples), batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
-    fragments = _write_fragments(target, batches, store)
+    extended = open_base(store, dataset, base) if base else None
+    with closing(SeenIds()) as seen:
+        if extended:
+            seen.update(extended.ids())
+        checked = _checked(samples, seen)
+        lance_version = extended.version.lance_version if extended else None
+        fragments = staging.stage(store, dataset, checked, base=lance_version, batch_rows=batch_rows)
+    return publish_staged(store, dataset, fragments, base=base, producer=producer)
+
+
+def open_base(store: Store, dataset: str, base: str) -> DatasetReader:
+    """A reader of a version that is to be extended; ``InvalidArgumentError`` if it is one of another dataset."""
+    if versions.dataset_of(base) != dataset:
+        raise invalid("base", f"{base} is no version of {dataset}")
+    return open_version(store, base)
+
+
+def publish_staged(
+    store: Store, dataset: str, fragments: Sequence[staging.Fragment], *, base: str = "", producer: str = ""
+) -> DatasetVersion:
+    """Publishes staged rows, behind those of ``base`` if there is one, as the next version of ``dataset``.
+
+    ``InvalidArgumentError`` if there are none.
+    """
     if not fragments:
         raise invalid("samples", f"{dataset}: there are no samples to write")
-    committed = _commit_overwrite(target, fragments, store)
-    version = versions.counts(committed.to_table(columns=_COUNTED))
-    version.producer = producer
+    extended = open_base(store, dataset, base).version.lance_version if base else None
+    committed = staging.commit(store, dataset, fragments, base=extended)
+    version = versions.counts(committed)
+    version.parent, version.producer = base, producer
     return versions.publish(store, version, dataset, committed)
 
 
@@ -76,7 +103,7 @@ def derive_version(
         try:
             with versions.reading(store, parent):
                 derived = _derive(store, dataset, reader.version.lance_version, gone, columns or {})
-                version = versions.counts(derived.to_table(columns=_COUNTED))
+                version = versions.counts(derived)
         except CommitConflictError:
             continue
         version.parent, version.producer = parent, producer
@@ -158,6 +185,11 @@ class DatasetReader:
                 return
             yield batch
 
+    def ids(self) -> Iterator[str]:
+        """The ids of all rows in order."""
+        for batch in self.scan_columns(["id"]):
+            yield from batch.column(0).to_pylist()
+
     def verify(self) -> list[str]:
         """Hashes every stored object of the version; one line a problem, empty when all is well."""
         return versions.verify(self.store, self.version.name)
@@ -189,52 +221,12 @@ def _reopen(url: str, name: str) -> DatasetReader:
     return open_version(Store.open(url), name)
 
 
-def _write_fragments(target: Any, batches: Iterator[pa.RecordBatch], store: Store) -> list[Any]:
-    """Streams batches into data files that no version names yet.
-
-    Lance pulls the batches from native code, which turns an exception of theirs into a bare ``OSError``: it is
-    kept here and raised as itself.
-    """
-    raised: list[Exception] = []
-
-    def guarded() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from batches
-        except Exception as error:
-            raised.append(error)
-            raise
-
-    stream = pa.RecordBatchReader.from_batches(SCHEMA, guarded())
-    options = store.lance_options
-    try:
-        return list(
-            write_fragments(stream, target, mode="overwrite", max_bytes_per_file=_FILE_BYTES, storage_options=options)
-        )
-    except OSError:
-        if raised:
-            raise raised[0] from None
-        raise
-
-
-def _checked(samples: Iterable[Sample]) -> Iterator[Sample]:
-    seen: set[str] = set()
+def _checked(samples: Iterable[Sample], seen: SeenIds) -> Iterator[Sample]:
     for sample in samples:
         sample.validate()
-        if sample.id in seen:
+        if not seen.add(sample.id):
             raise invalid(f"sample[{sample.id}].id", "is taken by an earlier sample")
-        seen.add(sample.id)
         yield sample
-
-
-def _commit_overwrite(target: Any, fragments: Any, store: Store) -> Any:
-    """Commits written fragments as the whole content; concurrent writers take turns."""
-    operation = lance.LanceOperation.Overwrite(SCHEMA, fragments)
-    for _ in range(_COMMIT_ATTEMPTS):
-        try:
-            return lance.LanceDataset.commit(target.uri, operation, storage_options=store.lance_options)
-        except CommitConflictError:
-            continue
-    raise AbortedError(f"{target.uri}: other writers won {_COMMIT_ATTEMPTS} times in a row; try again")
 
 
 def _check_columns(reader: DatasetReader, columns: Mapping[str, pa.Array]) -> None:
@@ -254,8 +246,7 @@ def _derive(store: Store, dataset: str, base: int, gone: np.ndarray, columns: Ma
     What was committed so far is never published.
     """
     options = store.lance_options
-    newest = versions.open_lance(store, dataset)
-    current = lance.LanceDataset.commit(newest.uri, lance.LanceOperation.Restore(base), storage_options=options)
+    current = versions.restore(store, dataset, base)
     if columns:
         current.add_columns(pa.table(dict(columns)).to_reader())
     if not len(gone):

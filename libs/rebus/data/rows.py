@@ -60,41 +60,46 @@ def text_sha256(sample: Sample) -> str:
     return hashlib.sha256(canonical_json(texts)).hexdigest()
 
 
-def to_row(sample: Sample) -> dict[str, Any]:
-    """One sample as a row of ``SCHEMA``."""
-    return {
-        "id": sample.id,
-        "family": sample.family,
-        "split": sample.split,
-        "source": sample.source,
-        "license": sample.license,
-        "metadata": canonical_json(sample.metadata).decode(),
-        "segments": [_segment_to_row(segment) for segment in sample.segments],
-        "media": list(sample.media),
-        "num_segments": len(sample.segments),
-        "num_media": len(sample.media),
-        "num_chars": sum(len(s.text) for s in sample.segments if s.type == "text"),
-        "text_sha256": text_sha256(sample),
-        "media_sha256": [hashlib.sha256(data).hexdigest() for data in sample.media],
+def to_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
+    """Samples as rows of ``SCHEMA``, built column by column, which takes less time than a dict a row."""
+    columns = {
+        "id": [s.id for s in samples],
+        "family": [s.family for s in samples],
+        "split": [s.split for s in samples],
+        "source": [s.source for s in samples],
+        "license": [s.license for s in samples],
+        "metadata": [canonical_json(s.metadata) if s.metadata else b"{}" for s in samples],
+        "segments": _segment_column(samples),
+        "media": _nested([s.media for s in samples], pa.large_binary()),
+        "num_segments": [len(s.segments) for s in samples],
+        "num_media": [len(s.media) for s in samples],
+        "num_chars": [_num_chars(s) for s in samples],
+        "text_sha256": [text_sha256(s) for s in samples],
+        "media_sha256": _nested([[hashlib.sha256(data).hexdigest() for data in s.media] for s in samples], pa.string()),
     }
+    arrays = [
+        values if isinstance(values, pa.Array) else pa.array(values, field.type)
+        for field, values in zip(SCHEMA, columns.values(), strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def to_batches(samples: Iterable[Sample], *, batch_rows: int, batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Arrow batches of at most ``batch_rows`` rows, cut earlier once they hold ``batch_bytes`` of media."""
-    rows: list[dict[str, Any]] = []
+    """Arrow batches of at most ``batch_rows`` rows, cut earlier once they hold ``batch_bytes`` of media and text."""
+    rows: list[Sample] = []
     held = 0
     for sample in samples:
-        rows.append(to_row(sample))
-        held += sum(map(len, sample.media))
+        rows.append(sample)
+        held += sample.num_bytes
         if len(rows) >= batch_rows or held >= batch_bytes:
-            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            yield to_batch(rows)
             rows, held = [], 0
     if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+        yield to_batch(rows)
 
 
 def from_table(table: pa.Table | pa.RecordBatch) -> list[Sample]:
-    """The inverse of ``to_row`` over ``SAMPLE_COLUMNS``; without a ``media`` column the samples have none."""
+    """The inverse of ``to_batch`` over ``SAMPLE_COLUMNS``; without a ``media`` column the samples have none."""
     columns = {name: table.column(name) for name in SAMPLE_COLUMNS if name in table.schema.names}
     segments = _segments(columns.pop("segments"))
     values = {name: column.to_pylist() for name, column in columns.items()}
@@ -133,19 +138,36 @@ def _segments(column: pa.ChunkedArray | pa.Array) -> list[list[Segment]]:
     return [list(islice(made, length)) for length in np.diff(lists.offsets.to_numpy())]
 
 
-def _segment_to_row(segment: Segment) -> dict[str, Any]:
-    return {
-        "type": segment.type,
-        "role": segment.role,
-        "text": segment.text,
-        "media": segment.media,
-        "loss": segment.loss,
-        "branch": segment.branch,
-        "task": segment.task,
-        "regions": None if segment.regions is None else [list(box) for box in segment.regions],
-        "start_seconds": segment.start_seconds,
-        "end_seconds": segment.end_seconds,
-    }
+def _segment_column(samples: Sequence[Sample]) -> pa.Array:
+    flat = [segment for sample in samples for segment in sample.segments]
+    regions = [segment.regions for segment in flat]
+    fields = [
+        pa.array([segment.type for segment in flat], pa.string()),
+        pa.array([segment.role for segment in flat], pa.string()),
+        pa.array([segment.text for segment in flat], pa.string()),
+        pa.array([segment.media for segment in flat], pa.int32()),
+        pa.array([segment.loss for segment in flat], pa.bool_()),
+        pa.array([segment.branch for segment in flat], pa.int32()),
+        pa.array([segment.task for segment in flat], pa.string()),
+        pa.array(regions, _SEGMENT.field("regions").type),
+        pa.array([segment.start_seconds for segment in flat], pa.float64()),
+        pa.array([segment.end_seconds for segment in flat], pa.float64()),
+    ]
+    structs = pa.StructArray.from_arrays(fields, fields=list(_SEGMENT))
+    return pa.ListArray.from_arrays(_offsets([sample.segments for sample in samples]), structs)
+
+
+def _nested(lists: Sequence[Sequence[Any]], type_: pa.DataType) -> pa.Array:
+    return pa.ListArray.from_arrays(_offsets(lists), pa.array([item for items in lists for item in items], type_))
+
+
+def _offsets(lists: Sequence[Sequence[Any]]) -> pa.Array:
+    """Where each list begins in the sequence of all items, and where the last ends: int32 ``[lists + 1]``."""
+    return pa.array(np.cumsum([0, *map(len, lists)]), pa.int32())
+
+
+def _num_chars(sample: Sample) -> int:
+    return sum(len(segment.text) for segment in sample.segments if segment.type == "text")
 
 
 def _segment(

@@ -63,6 +63,11 @@ class Sample:
         """Media of the first image segment; ``None`` where the sample shows no still image."""
         return next((self.media[segment.media] for segment in self.segments if segment.type == "image"), None)
 
+    @property
+    def num_bytes(self) -> int:
+        """About what the sample holds in memory: its media and, a byte a character, its texts."""
+        return sum(map(len, self.media)) + sum(len(segment.text) for segment in self.segments)
+
     def validate(self) -> None:
         """Raises ``InvalidArgumentError`` naming the first field that breaks the shape above."""
         if not self.id:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import lance
-import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from rebus.data.rows import SCHEMA
@@ -26,6 +25,7 @@ from rebus.v1.dataset_pb2 import Dataset, DatasetVersion
 
 LANCE_FOLDER = "data.lance"
 _CLAIM_ATTEMPTS = 64
+_COUNTED_ROWS = 8192
 
 
 def dataset_of(version: str) -> str:
@@ -53,6 +53,13 @@ def open_lance(store: Store, dataset: str, version: int | None = None) -> Any:
     """The ``lance.LanceDataset`` at one of its versions (``None``: the newest commit, published or not)."""
     uri = store.lance_uri(f"{dataset}/{LANCE_FOLDER}")
     return lance.dataset(uri, version=version, storage_options=store.lance_options)
+
+
+def restore(store: Store, dataset: str, lance_version: int) -> Any:
+    """Makes an earlier Lance version the newest one, for a writer to build upon."""
+    uri = store.lance_uri(f"{dataset}/{LANCE_FOLDER}")
+    operation = lance.LanceOperation.Restore(lance_version)
+    return lance.LanceDataset.commit(uri, operation, storage_options=store.lance_options)
 
 
 def ensure_lance(store: Store, dataset: str) -> Any:
@@ -166,16 +173,13 @@ def _advance(dataset: Dataset, version: str) -> None:
         dataset.latest_version = version
 
 
-def counts(table: pa.Table) -> DatasetVersion:
-    """The counting fields of a version from its columns ``split``, ``source`` and ``num_media``."""
-    return DatasetVersion(
-        num_samples=table.num_rows,
-        num_media=sum(table.column("num_media").to_pylist()),
-        splits=_tally(table, "split"),
-        sources=_tally(table, "source"),
-    )
-
-
-def _tally(table: pa.Table, column: str) -> dict[str, int]:
-    pairs = table.column(column).combine_chunks().value_counts().to_pylist()
-    return {pair["values"]: pair["counts"] for pair in pairs}
+def counts(lance_dataset: Any) -> DatasetVersion:
+    """The counting fields of a version, from a few columns of a Lance version, a batch of rows in memory at a time."""
+    version = DatasetVersion()
+    for batch in lance_dataset.to_batches(columns=["split", "source", "num_media"], batch_size=_COUNTED_ROWS):
+        version.num_samples += batch.num_rows
+        version.num_media += int(batch.column("num_media").to_numpy().sum())
+        for column, tally in (("split", version.splits), ("source", version.sources)):
+            for pair in batch.column(column).value_counts().to_pylist():
+                tally[pair["values"]] += pair["counts"]
+    return version

@@ -30,9 +30,8 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    # Its sources lie outside the store and may have changed since: whether to read them again is the caller's to say.
     "ingestions": Kind(
-        entry_point="rebus.data.jobs:run_ingestion", resumable=False, resources=ResourceRequest(memory_bytes=GIB // 2)
+        entry_point="rebus.data.jobs:run_ingestion", resumable=True, resources=ResourceRequest(memory_bytes=GIB // 2)
     ),
     "curations": Kind(
         entry_point="rebus.data.jobs:run_curation", resumable=True, resources=ResourceRequest(memory_bytes=GIB // 2)

@@ -77,7 +77,7 @@ class Source(_message.Message):
     def __init__(self, reader: _Optional[str] = ..., uri: _Optional[str] = ..., settings: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Ingestion(_message.Message):
-    __slots__ = ("name", "dataset", "sources", "max_bad_share", "dataset_version", "num_samples", "num_quarantined", "job")
+    __slots__ = ("name", "dataset", "sources", "max_bad_share", "dataset_version", "num_samples", "num_quarantined", "job", "append", "base_version", "max_bad_samples")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,9 @@ class Ingestion(_message.Message):
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NUM_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     sources: _containers.RepeatedCompositeFieldContainer[Source]
@@ -94,7 +97,10 @@ class Ingestion(_message.Message):
     num_samples: int
     num_quarantined: int
     job: _common_pb2.JobStatus
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., max_bad_share: _Optional[float] = ..., dataset_version: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_quarantined: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ...) -> None: ...
+    append: bool
+    base_version: str
+    max_bad_samples: int
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., max_bad_share: _Optional[float] = ..., dataset_version: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_quarantined: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ..., append: _Optional[bool] = ..., base_version: _Optional[str] = ..., max_bad_samples: _Optional[int] = ...) -> None: ...
 
 class QuarantinedSample(_message.Message):
     __slots__ = ("location", "reason")
@@ -276,6 +282,14 @@ class WatchIngestionRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., after_event: _Optional[int] = ...) -> None: ...
 
 class CancelIngestionRequest(_message.Message):
+    __slots__ = ("name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ResumeIngestionRequest(_message.Message):
     __slots__ = ("name", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]

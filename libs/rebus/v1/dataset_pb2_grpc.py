@@ -409,6 +409,11 @@ class IngestionServiceStub:
                 request_serializer=rebus_dot_v1_dot_dataset__pb2.CancelIngestionRequest.SerializeToString,
                 response_deserializer=rebus_dot_v1_dot_dataset__pb2.Ingestion.FromString,
                 _registered_method=True)
+        self.ResumeIngestion = channel.unary_unary(
+                '/rebus.v1.IngestionService/ResumeIngestion',
+                request_serializer=rebus_dot_v1_dot_dataset__pb2.ResumeIngestionRequest.SerializeToString,
+                response_deserializer=rebus_dot_v1_dot_dataset__pb2.Ingestion.FromString,
+                _registered_method=True)
         self.CreateCuration = channel.unary_unary(
                 '/rebus.v1.IngestionService/CreateCuration',
                 request_serializer=rebus_dot_v1_dot_dataset__pb2.CreateCurationRequest.SerializeToString,
@@ -484,6 +489,14 @@ class IngestionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeIngestion(self, request, context):
+        """Puts a job that failed or was cancelled back into the queue; it goes on from what it had read. NOT_FOUND if there is
+        none of that name; FAILED_PRECONDITION in any other state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateCuration(self, request, context):
         """Starts curating a dataset version into a new one. INVALID_ARGUMENT names a bad curator or setting; NOT_FOUND if the
         version does not exist.
@@ -551,6 +564,11 @@ def add_IngestionServiceServicer_to_server(servicer, server):
             'CancelIngestion': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelIngestion,
                     request_deserializer=rebus_dot_v1_dot_dataset__pb2.CancelIngestionRequest.FromString,
+                    response_serializer=rebus_dot_v1_dot_dataset__pb2.Ingestion.SerializeToString,
+            ),
+            'ResumeIngestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeIngestion,
+                    request_deserializer=rebus_dot_v1_dot_dataset__pb2.ResumeIngestionRequest.FromString,
                     response_serializer=rebus_dot_v1_dot_dataset__pb2.Ingestion.SerializeToString,
             ),
             'CreateCuration': grpc.unary_unary_rpc_method_handler(
@@ -741,6 +759,33 @@ class IngestionService:
             target,
             '/rebus.v1.IngestionService/CancelIngestion',
             rebus_dot_v1_dot_dataset__pb2.CancelIngestionRequest.SerializeToString,
+            rebus_dot_v1_dot_dataset__pb2.Ingestion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeIngestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rebus.v1.IngestionService/ResumeIngestion',
+            rebus_dot_v1_dot_dataset__pb2.ResumeIngestionRequest.SerializeToString,
             rebus_dot_v1_dot_dataset__pb2.Ingestion.FromString,
             options,
             channel_credentials,

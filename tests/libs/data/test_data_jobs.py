@@ -13,6 +13,7 @@ from PIL import Image
 
 from rebus.data import jobs, versions
 from rebus.data.dataset import open_version
+from rebus.data.quarantine import read_quarantine
 from rebus.data.sources import ROOTS_ENV
 from rebus.errors import CancelledError, InvalidArgumentError, NotFoundError, RebusError
 from rebus.jobs import status
@@ -68,7 +69,7 @@ def test_an_ingestion_keeps_the_good_and_lists_the_bad(store: Store, pets: Path,
     assert (done.num_samples, done.num_quarantined) == (8, 3)
     version = documents.get(store, DatasetVersion, done.dataset_version)
     assert (version.producer, version.num_media) == (ctx.name, 8)
-    told = [(q.location, q.reason) for q in jobs.read_quarantine(store, ctx.name)]
+    told = [(q.location, q.reason) for q in read_quarantine(store, ctx.name)]
     assert [location for location, _ in told] == ["captions.csv:5", "captions.csv:6", "captions.csv:7"]
     assert told[0][1].startswith("cut.png: corrupt or truncated PNG")
     assert [reason for _, reason in told[1:]] == ["caption: is empty", "absent.png: no such file"]
@@ -83,7 +84,7 @@ def test_too_many_bad_samples_fail_the_job_and_publish_nothing(store: Store, pet
         jobs.run_ingestion(ctx)
 
     assert ctx.document(Ingestion).num_quarantined == 3
-    assert len(jobs.read_quarantine(store, ctx.name)) == 3
+    assert len(list(read_quarantine(store, ctx.name))) == 3
     assert documents.list_page(store, DatasetVersion, parent="datasets/x")[0] == []
 
 
@@ -108,7 +109,7 @@ def test_sources_join_in_order_and_an_id_is_taken_once(store: Store, pets: Path,
     done = ctx.document(Ingestion)
     ids = [s.id for s in open_version(store, done.dataset_version).scan()]
     assert ids == ["texts/texts.txt:1", "texts/texts.txt:3", "pets/captions.csv:2", "pets/captions.csv:3"]
-    assert [q.reason for q in jobs.read_quarantine(store, ctx.name)] == ["an earlier sample has this id"] * 2
+    assert [q.reason for q in read_quarantine(store, ctx.name)] == ["an earlier sample has this id"] * 2
 
 
 def test_settings_reach_the_reader_as_their_types(store: Store, tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_what_is_quarantined_may_hold_any_bytes(store: Store, pets: Path, tmp_pa
 
     jobs.run_ingestion(ctx)
 
-    assert [q.location for q in jobs.read_quarantine(store, ctx.name)] == ["t.jsonl:2", "t.jsonl:3"]
-    assert "a\u2028b" in jobs.read_quarantine(store, ctx.name)[0].reason
+    assert [q.location for q in read_quarantine(store, ctx.name)] == ["t.jsonl:2", "t.jsonl:3"]
+    assert "a\u2028b" in next(read_quarantine(store, ctx.name)).reason
 
 
 def test_a_cancelled_ingestion_publishes_nothing(store: Store, pets: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_curation_drops_rows_and_counts_them_by_curator(store: Store, pets: Pa
         kept = open_version(store, done.result_version)
         assert [s.segments[1].text for s in kept.scan()] == ["same", "ok", "fine"]
         assert (kept.version.parent, kept.version.producer) == (parent, ctx.name)
-        assert [(q.location, q.reason) for q in jobs.read_quarantine(store, ctx.name)] == [
+        assert [(q.location, q.reason) for q in read_quarantine(store, ctx.name)] == [
             ("pets/captions.csv:3", "exact-dedup: repeats pets/captions.csv:2"),
             ("pets/captions.csv:5", "text-length: 1 characters of text, fewer than 2"),
         ]

@@ -33,12 +33,24 @@ def ingest(
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail if more than this share of the samples is bad.")
     ] = DEFAULT_BAD_SHARE,
+    max_bad_samples: Annotated[
+        int | None, typer.Option(min=0, help="Stop as soon as more samples than these are bad.")
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Begin the version with the rows of the dataset's latest one.")
+    ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Reads a source into a new version of a dataset; bad samples are left out and listed."""
     source = Source(reader=reader, uri=str(path.expanduser().absolute()) if path else "")
     source.settings.update(overlay({}, changes or []))
-    wanted = Ingestion(dataset=names.full("datasets", dataset), sources=[source], max_bad_share=max_bad_share)
+    wanted = Ingestion(
+        dataset=names.full("datasets", dataset),
+        sources=[source],
+        max_bad_share=max_bad_share,
+        max_bad_samples=max_bad_samples,
+        append=append,
+    )
     with session.client("ingest") as client:
         started = client.ingestions.CreateIngestion(CreateIngestionRequest(ingestion=wanted))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +69,42 @@ class Location:
         return Path(self.file).stem if self.file else self.root.name
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A sample that is still to be made: its files read, its images decoded to see that they are whole."""
+
+    location: str
+    make: Callable[[], Sample]
+
+    def finish(self) -> Sample | Quarantined:
+        """The sample, or the reason why it is bad."""
+        return attempt(self.location, self.make)
+
+
 class Reader(Protocol):
     """Built as ``reader(config, location)``; building checks all that can be checked without reading samples.
 
     ``location`` is None for readers that make their samples. Iterating yields every sample in a fixed order, and
     a ``Quarantined`` in place of each bad one; it raises only for what spoils the whole source.
+
+    A reader whose samples take time to make may have a method ``drafts()`` too, which yields the same items in the same
+    order, with a ``Draft`` in place of a sample: an ingestion finishes drafts in threads, and skips them at no cost.
+    ``DraftingReader`` makes ``__iter__`` out of it.
     """
 
     def __iter__(self) -> Iterator[Sample | Quarantined]: ...
+
+
+class DraftingReader(ABC):
+    """A reader that makes drafts."""
+
+    @abstractmethod
+    def drafts(self) -> Iterator[Draft | Quarantined]:
+        """What ``__iter__`` yields, unfinished; a draft must hold all it needs, and its threads share the reader."""
+
+    def __iter__(self) -> Iterator[Sample | Quarantined]:
+        for item in self.drafts():
+            yield item.finish() if isinstance(item, Draft) else item
 
 
 def attempt(location: str, make: Callable[[], Sample]) -> Sample | Quarantined:

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from rebus.data.readers.base import Location, Quarantined, SourceSettings, attempt, clean_text, content_key
+from rebus.data.readers.base import (
+    Draft,
+    DraftingReader,
+    Location,
+    Quarantined,
+    SourceSettings,
+    clean_text,
+    content_key,
+)
 from rebus.data.readers.files import read_inside
 from rebus.data.readers.table import Table
 from rebus.data.sample import Sample, Segment, SegmentType
@@ -64,7 +72,7 @@ class TimedConfig(CaptionedConfig, ABC):
 C = TypeVar("C", bound=CaptionedConfig)
 
 
-class CaptionedReader(ABC, Generic[C]):
+class CaptionedReader(DraftingReader, Generic[C]):
     """One sample a row: the file, what the user asks (if anything), and the caption, which is learned."""
 
     # Of one file.
@@ -76,13 +84,13 @@ class CaptionedReader(ABC, Generic[C]):
         self._source = config.source or location.label
         self._table = Table(self._root, location.file or config.captions, config.columns, config.limits)
 
-    def __iter__(self) -> Iterator[Sample | Quarantined]:
+    def drafts(self) -> Iterator[Draft | Quarantined]:
         for row in self._table:
             if isinstance(row, Quarantined):
                 yield row
             else:
                 where, values = row
-                yield attempt(where, lambda where=where, values=values: self._sample(where, values))
+                yield Draft(where, lambda where=where, values=values: self._sample(where, values))
 
     @abstractmethod
     def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebus.data.readers.base import (
+    Draft,
+    DraftingReader,
     Location,
     Quarantined,
     ReaderLimits,
     SourceSettings,
-    attempt,
     checked_image,
     clean_text,
     family_of,
@@ -48,7 +49,7 @@ class LlavaConfig(SourceSettings):
 
 
 @register("reader", "llava", config=LlavaConfig)
-class LlavaReader:
+class LlavaReader(DraftingReader):
     """Conversations about images in LLaVA's JSON or JSONL format."""
 
     def __init__(self, config: LlavaConfig, location: Location) -> None:
@@ -61,7 +62,7 @@ class LlavaReader:
         with open_inside(self._root, self._file):  # a missing file shows before the job starts
             pass
 
-    def __iter__(self) -> Iterator[Sample | Quarantined]:
+    def drafts(self) -> Iterator[Draft | Quarantined]:
         limits = self._config.limits
         lines = self._file.lower().endswith(".jsonl")
         for entry in json_lines(self._root, self._file, limits) if lines else self._array():
@@ -69,7 +70,7 @@ class LlavaReader:
                 yield entry
             else:
                 where, values = entry
-                yield attempt(where, lambda where=where, values=values: self._sample(where, values))
+                yield Draft(where, lambda where=where, values=values: self._sample(where, values))
 
     def _array(self) -> Iterator[tuple[str, dict[str, Any]] | Quarantined]:
         try:
