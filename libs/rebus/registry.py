@@ -27,6 +27,8 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "reader": ("rebus.data.readers",),
     "curator": ("rebus.data.curators",),
     "mixer": ("rebus.data.mixers",),
+    "splitter": ("rebus.data.preprocess.splitters",),
+    "frame-sampler": ("rebus.data.preprocess.frames",),
     "encoder": ("rebus.models.encoders",),
     "text-encoder": ("rebus.models.text_encoders",),
     "connector": ("rebus.models.connectors",),
