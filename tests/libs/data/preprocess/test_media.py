@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_utils import SizeDict
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from rebus.data.preprocess.augment import JpegNoise, JpegNoiseConfig
 from rebus.data.preprocess.image import ImageProcessorConfig
@@ -69,6 +71,25 @@ def test_tiles_assemble_to_the_whole_picture(splitter: dict[str, Any], resize: s
         if grid.overview != "none":
             np.testing.assert_array_equal(places[0, 0], overview)
             assert tiled.positions(7)[0 if grid.overview == "first" else -1] == (7, 0, 0)
+
+
+@pytest.mark.paper("internvl25")
+def test_internvl_pixels_equal_transformers() -> None:
+    image = ImageProcessorConfig(image_size=SIDE, resample="bicubic")
+    media = MediaProcessor(MediaProcessorConfig(image=image, splitter={"name": "aspect"}))
+    for height, width in [(70, 100), (100, 20), (16, 16)]:
+        pixels = picture(height, width)
+
+        found = media.tile(pixels).pixels
+
+        expected = GotOcr2ImageProcessorPil().crop_image_to_patches(
+            pixels.transpose(2, 0, 1),
+            1,
+            12,
+            patch_size=SizeDict(height=SIDE, width=SIDE),
+            resample=Image.Resampling.BICUBIC,
+        )
+        np.testing.assert_array_equal(found, np.stack(expected).transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS)
