@@ -64,7 +64,7 @@ def assert_same(found: list[list[np.ndarray]], expected: list[list[np.ndarray]])
 
 
 @given(rows=st.lists(st.integers(0, COUNT - 1), max_size=60), config=st.sampled_from(CONFIGS))
-@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_images_come_in_the_order_asked_for(reader: DatasetReader, rows: list[int], config: LoaderConfig) -> None:
     assert_same(list(load_images(reader, iter(rows), config=config)), plain(reader, rows))
 

@@ -14,7 +14,7 @@ from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, f
 from rebus.errors import FailedPreconditionError, invalid
 
 # Part of every digest: raise it whenever the same config would give different pixels.
-CODE_VERSION = "image-processor-1"
+CODE_VERSION = "image-processor-2"
 
 _CANVAS_MODES: tuple[CanvasMode, ...] = get_args(CanvasMode)
 
@@ -65,13 +65,16 @@ class ImageProcessor:
         """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
         return configs.digest({"code": CODE_VERSION, "config": self.config})
 
-    def decode(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[H, W, 3]`` as they are; ``InvalidArgumentError`` names ``field``."""
-        return decode_image(data, limits=self.limits, background=self.config.background, field=field)
+    def decode(self, data: ImageBytes, *, min_side: int | None = None, field: str = "image") -> np.ndarray:
+        """Encoded bytes to uint8 ``[H, W, 3]``; ``min_side`` and errors as ``decode_image``."""
+        return decode_image(data, limits=self.limits, background=self.config.background, min_side=min_side, field=field)
 
     def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[H, W, 3]`` of the config's size; errors as ``decode``."""
-        return self.resize(self.decode(data, field=field))
+        """Encoded bytes to uint8 ``[H, W, 3]`` of the config's size; errors as ``decode_image``.
+
+        Of a JPEG no more is decoded than a resize to S needs: its shorter side comes at S pixels or more.
+        """
+        return self.resize(self.decode(data, min_side=self.config.image_size, field=field))
 
     def batch(self, images: Sequence[bytes]) -> np.ndarray:
         """N encoded images to uint8 ``[N, S, S, 3]``; an error names ``images[i]``.

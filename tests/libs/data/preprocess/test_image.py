@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rebus.data.images import decode_image
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, model_processor
+from rebus.data.preprocess.resize import CanvasMode
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
 
 
@@ -142,3 +144,15 @@ def test_a_model_takes_only_what_its_encoder_reads_and_what_it_was_trained_with(
         model_processor(config, image_size=9)
     with pytest.raises(InvalidArgumentError, match=r"model.preprocess.resize: is 'longest', the encoder reads squares"):
         model_processor(replace(config, resize="longest"), image_size=8)
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad", "pad-end", "crop"])
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_looks_the_same(resize: CanvasMode) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    processor = ImageProcessor(ImageProcessorConfig(image_size=64, resize=resize))
+
+    whole = processor.resize(decode_image(buffer.getvalue()))
+
+    assert np.abs(processor(buffer.getvalue()).astype(int) - whole).mean() < 1.5
