@@ -28,6 +28,8 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "curator": ("rebus.data.curators",),
     "embedder": ("rebus.retrieval.embedder",),
     "mixer": ("rebus.data.mixers",),
+    "splitter": ("rebus.data.preprocess.splitters",),
+    "frame-sampler": ("rebus.data.preprocess.frames",),
     "encoder": ("rebus.models.encoders",),
     "text-encoder": ("rebus.models.text_encoders",),
     "connector": ("rebus.models.connectors",),

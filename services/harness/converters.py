@@ -9,7 +9,7 @@ from google.protobuf import json_format, struct_pb2
 from rebus import cancellation
 from rebus.config import to_plain
 from rebus.data.images import ImageLimits
-from rebus.data.sample import Role, Sample, Segment
+from rebus.data.sample import Role, Sample, Segment, SegmentType
 from rebus.errors import NotFoundError, invalid
 from rebus.store import Store
 from rebus.store import media as media_objects
@@ -25,6 +25,14 @@ _ROLES: dict[int, Role] = {
     pb.Segment.SYSTEM: "system",
     pb.Segment.USER: "user",
     pb.Segment.ASSISTANT: "assistant",
+}
+# A content's field -> the segment's type; but for references they are named alike.
+_TYPES: dict[str, SegmentType] = {
+    "text": "text",
+    "image": "image",
+    "image_ref": "image",
+    "audio": "audio",
+    "video": "video",
 }
 _ROLE_VALUES = {"system": pb.Segment.SYSTEM, "user": pb.Segment.USER, "assistant": pb.Segment.ASSISTANT}
 
@@ -45,29 +53,44 @@ def sample_to_proto(sample: Sample) -> pb.Sample:
 
 
 def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
-    message = pb.Segment(role=_ROLE_VALUES[segment.role], loss=segment.loss, branch=segment.branch, task=segment.task)
-    if segment.type == "image":
-        message.image = sample.media[segment.media]
-    else:
-        message.text = segment.text
+    message = pb.Segment(
+        role=_ROLE_VALUES[segment.role],
+        loss=segment.loss,
+        branch=segment.branch,
+        task=segment.task,
+        start_seconds=segment.start_seconds,
+        end_seconds=segment.end_seconds,
+    )
+    setattr(message, segment.type, segment.text if segment.type == "text" else sample.media[segment.media])
     for x1, y1, x2, y2 in segment.regions or ():
         message.regions.add(x1=x1, y1=y1, x2=x2, y2=y2)
     return message
 
 
 def prompt_from_proto(segments: Sequence[pb.Segment], store: Store) -> Sample:
-    """A prompt as a sample: its segments in order, images collected as media, uploaded ones read from the store."""
+    """A prompt as a sample: its segments in order, their media collected, uploaded images read from the store."""
     images = read_images(segments, store, [f"segments[{at}]" for at in range(len(segments))])
     media: list[bytes] = []
     converted: list[Segment] = []
-    for segment, image in zip(segments, images, strict=True):
-        role = _ROLES[segment.role]
-        if image is not None:
-            media.append(image)
-            converted.append(Segment(type="image", role=role, media=len(media) - 1, branch=segment.branch))
-        else:
-            converted.append(Segment(role=role, text=segment.text, branch=segment.branch))
+    for message, image in zip(segments, images, strict=True):
+        segment = _segment_from_proto(message, next_media=len(media))
+        if segment.type != "text":
+            media.append(getattr(message, segment.type) if image is None else image)
+        converted.append(segment)
     return Sample(id="prompt", segments=converted, media=media)
+
+
+def _segment_from_proto(message: pb.Segment, next_media: int) -> Segment:
+    kind = _TYPES[message.WhichOneof("content") or "text"]
+    return Segment(
+        type=kind,
+        role=_ROLES[message.role],
+        text=message.text,
+        media=-1 if kind == "text" else next_media,
+        branch=message.branch,
+        start_seconds=message.start_seconds if message.HasField("start_seconds") else None,
+        end_seconds=message.end_seconds if message.HasField("end_seconds") else None,
+    )
 
 
 def read_images(

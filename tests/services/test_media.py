@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from rebus.client import Client
+from rebus.data.sample import Sample, Segment
 from rebus.errors import InvalidArgumentError, NotFoundError
 from rebus.store import Store, maintenance, media
 from rebus.v1 import common_pb2, generation_pb2, media_pb2, media_pb2_grpc, retrieval_pb2
@@ -131,6 +132,17 @@ def test_a_prompt_reads_what_it_refers_to(client: Client, store: Store) -> None:
     sample = converters.prompt_from_proto(segments, store)
     assert sample.media == [first, second]
     assert [(segment.type, segment.media) for segment in sample.segments[1:]] == [("image", 0), ("image", 1)]
+
+
+def test_audio_and_video_pass_the_wire(store: Store) -> None:
+    segments = [
+        Segment(type="video", media=0, branch=1, start_seconds=0.25, end_seconds=1 / 3),
+        Segment(type="audio", media=1, start_seconds=0.0),
+        Segment(text="a door opens", end_seconds=2.0),
+    ]
+    sample = Sample(id="prompt", segments=segments, media=[b"film", b"sound"])
+
+    assert converters.prompt_from_proto(converters.sample_to_proto(sample).segments, store) == sample
 
 
 def test_references_are_checked_before_anything_is_read(

@@ -105,6 +105,9 @@ class Encoder:
         order = [segment.branch for segment in segments]
         if order != sorted(order):
             raise invalid(f"{where}.segments", f"must be ordered by branch, found branches {order}")
+        for position, segment in enumerate(segments):
+            if segment.type in ("audio", "video"):
+                raise invalid(f"{where}.segments[{position}].type", f"expected text or image, found {segment.type}")
         if sum(segment.type == "image" for segment in segments) > self.config.max_images:
             raise invalid(f"{where}.segments", f"holds more than max_images={self.config.max_images} images")
         builder = _RowBuilder(self.tokenizer, self.image_tokens)

@@ -26,6 +26,8 @@ _SEGMENT = pa.struct(
         ("branch", pa.int32()),
         ("task", pa.string()),
         ("regions", pa.list_(pa.list_(pa.float64(), 4))),
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
     ]
 )
 
@@ -148,6 +150,8 @@ def _segment_column(samples: Sequence[Sample]) -> pa.Array:
         pa.array([segment.branch for segment in flat], pa.int32()),
         pa.array([segment.task for segment in flat], pa.string()),
         pa.array(regions, _SEGMENT.field("regions").type),
+        pa.array([segment.start_seconds for segment in flat], pa.float64()),
+        pa.array([segment.end_seconds for segment in flat], pa.float64()),
     ]
     structs = pa.StructArray.from_arrays(fields, fields=list(_SEGMENT))
     return pa.ListArray.from_arrays(_offsets([sample.segments for sample in samples]), structs)
@@ -167,7 +171,16 @@ def _num_chars(sample: Sample) -> int:
 
 
 def _segment(
-    type: str, role: str, text: str, media: int, loss: bool, branch: int, task: str, regions: Boxes | None
+    type: str,
+    role: str,
+    text: str,
+    media: int,
+    loss: bool,
+    branch: int,
+    task: str,
+    regions: Boxes | None,
+    start_seconds: float | None,
+    end_seconds: float | None,
 ) -> Segment:
     """One segment from its fields, in the order of ``_SEGMENT``."""
     return Segment(
@@ -179,4 +192,6 @@ def _segment(
         branch=branch,
         task=task,
         regions=None if regions is None else tuple(cast(Box, tuple(box)) for box in regions),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 from rebus.errors import InvalidArgumentError, invalid
 
-SegmentType = Literal["text", "image"]
+SegmentType = Literal["text", "image", "audio", "video"]
 Role = Literal["system", "user", "assistant"]
 Box = tuple[float, float, float, float]
 SPLITS = ("train", "validation", "test")
@@ -24,6 +25,8 @@ class Segment:
     ``regions`` are boxes ``(x1, y1, x2, y2)``, as fractions of the sides, of what the segment speaks of in image
     ``media`` (without one: the sample's first): ``None`` where that is not known, empty where it speaks of nothing that
     is there.
+    ``start_seconds`` and ``end_seconds`` bound, in time, the part of audio or video ``media`` that the segment is, or
+    for a text the part that it speaks of; ``None`` is the media's own start or end.
     """
 
     type: SegmentType = "text"
@@ -34,6 +37,8 @@ class Segment:
     branch: int = 0
     task: str = ""
     regions: tuple[Box, ...] | None = None
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class Sample:
 
     @property
     def first_image(self) -> bytes | None:
-        """Media of the first image segment; ``None`` where the sample shows no image."""
+        """Media of the first image segment; ``None`` where the sample shows no still image."""
         return next((self.media[segment.media] for segment in self.segments if segment.type == "image"), None)
 
     @property
@@ -78,10 +83,21 @@ class Sample:
         where = f"sample[{self.id}].segments[{position}]"
         if segment.type == "text" and not segment.text.strip():
             raise _bad(where, "text", "must not be empty")
-        if segment.type == "image" and not 0 <= segment.media < len(self.media):
+        if segment.type != "text" and not 0 <= segment.media < len(self.media):
             raise _bad(where, "media", f"index {segment.media} is outside the sample's {len(self.media)} media")
         if segment.branch < 0:
             raise _bad(where, "branch", "must not be negative")
+        _validate_times(where, segment)
+
+
+def _validate_times(where: str, segment: Segment) -> None:
+    start, end = segment.start_seconds, segment.end_seconds
+    if segment.type == "image" and (start is not None or end is not None):
+        raise _bad(where, "start_seconds" if start is not None else "end_seconds", "an image has no time")
+    if start is not None and not (isfinite(start) and start >= 0):
+        raise _bad(where, "start_seconds", f"expected a time of at least 0, found {start}")
+    if end is not None and not (isfinite(end) and end > (start or 0.0)):
+        raise _bad(where, "end_seconds", f"expected a time after {start or 0.0:g} s, found {end}")
 
 
 def _bad(where: str, name: str, description: str) -> InvalidArgumentError:

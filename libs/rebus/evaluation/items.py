@@ -32,8 +32,8 @@ class Item:
 
     @property
     def blind_prompt(self) -> Prompt:
-        """The same prompt with every image removed; where nothing is left, an answer that is still empty."""
-        told = [segment for segment in self.prompt.segments if segment.type != "image"]
+        """The same prompt with all media removed; where nothing is left, an answer that is still empty."""
+        told = [segment for segment in self.prompt.segments if segment.type == "text"]
         return Prompt(segments=told or [Segment(role="assistant")])
 
 

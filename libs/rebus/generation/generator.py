@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rebus.config import build
 from rebus.data.encoding import Encoder, Row
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, check_digest
 from rebus.data.tokenizer import Tokenizer
 from rebus.errors import CancelledError, DataLossError, FailedPreconditionError, invalid
 from rebus.generation.decoding import PaddedRows, decode, suppress
@@ -206,11 +206,7 @@ def _check_preprocessing(folder: Path) -> None:
     if stored is None or settings is None:
         return
     found = ImageProcessor(build(ImageProcessorConfig, settings, where=f"{CONFIG_FILE}.preprocess")).digest
-    if stored != found:
-        raise FailedPreconditionError(
-            f"the model was trained with preprocessing {stored[:12]}, this code does {found[:12]}; "
-            "serve it with the code revision that trained it"
-        )
+    check_digest(found, stored)
 
 
 def _uniforms(seed: int, index: int) -> np.random.Generator:

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebus import registry
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
-from rebus.errors import FailedPreconditionError, invalid
+from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.models.feature_cache import pooled_width
 from rebus.models.text_encoders.base import TextEncoder, TokenIds
 from rebus.registry import Spec
@@ -65,12 +64,10 @@ class DualEncoder(nn.Module):
         self.vision_encoder: nn.Module = registry.build(
             "encoder", config.vision_encoder, field="model.vision_encoder"
         ).requires_grad_(False)
-        self.processor = ImageProcessor(_preprocess(config, self.vision_encoder))
-        if config.preprocess_digest not in ("", self.processor.digest):
-            raise FailedPreconditionError(
-                f"the model was trained with preprocessing {config.preprocess_digest[:12]}, "
-                f"this code does {self.processor.digest[:12]}; serve it with the code revision that trained it"
-            )
+        size: int = self.vision_encoder.image_size  # pyright: ignore[reportAssignmentType]
+        self.processor = model_processor(
+            _preprocess(config, self.vision_encoder, size), image_size=size, digest=config.preprocess_digest
+        )
         self.config = dataclasses.replace(
             config, preprocess=self.processor.config, preprocess_digest=self.processor.digest
         )
@@ -90,14 +87,10 @@ class DualEncoder(nn.Module):
         return F.normalize(self.text_head(self.text_encoder(tokens)), dim=-1)
 
 
-def _preprocess(config: DualEncoderConfig, encoder: nn.Module) -> ImageProcessorConfig:
+def _preprocess(config: DualEncoderConfig, encoder: nn.Module, size: int) -> ImageProcessorConfig:
     """The config's processing, else the encoder's own, else the default at the encoder's size."""
-    size: int = encoder.image_size  # pyright: ignore[reportAssignmentType]
     own: ImageProcessorConfig | None = getattr(encoder, "preprocess", None)
-    chosen = config.preprocess or own or ImageProcessorConfig(image_size=size)
-    if chosen.image_size != size:
-        raise invalid("model.preprocess.image_size", f"is {chosen.image_size}, the encoder reads {size}")
-    return chosen
+    return config.preprocess or own or ImageProcessorConfig(image_size=size)
 
 
 class Calibration(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rebus import registry
 from rebus.data.encoding import EncodingConfig
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
-from rebus.errors import FailedPreconditionError, invalid
+from rebus.data.preprocess import ImageProcessorConfig, model_processor
+from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.packing import PackedRows
 from rebus.registry import Spec
@@ -44,19 +44,11 @@ class Mllm(nn.Module):
 
     def __init__(self, config: MllmConfig) -> None:
         super().__init__()
-        digest = ImageProcessor(config.preprocess).digest
-        if config.preprocess_digest not in ("", digest):
-            raise FailedPreconditionError(
-                f"the model was trained with preprocessing {config.preprocess_digest[:12]}, this code does "
-                f"{digest[:12]}; serve it with the code revision that trained it"
-            )
-        self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
-        if self.vision_encoder.image_size != config.preprocess.image_size:
-            raise invalid(
-                "model.preprocess.image_size",
-                f"is {config.preprocess.image_size}, the encoder reads {self.vision_encoder.image_size}",
-            )
+        processor = model_processor(
+            config.preprocess, image_size=self.vision_encoder.image_size, digest=config.preprocess_digest
+        )
+        self.config = config = dataclasses.replace(config, preprocess_digest=processor.digest)
         self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
         self.connector = registry.build(
             "connector",

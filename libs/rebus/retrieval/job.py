@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rebus import config as configs
@@ -117,8 +118,8 @@ class _Images:
 
     def __init__(self, reader: DatasetReader, split: str) -> None:
         rows = reader.row_ids(split)
-        counts = np.array(reader.table(["num_media"]).column("num_media").to_pylist())
-        self.rows: NDArray[np.int64] = rows[counts[rows] > 0]
+        shown = np.concatenate([_show_image(batch.column("segments")) for batch in reader.scan_columns(["segments"])])
+        self.rows: NDArray[np.int64] = rows[shown[rows]]
         self._reader = reader
 
     def __len__(self) -> int:
@@ -126,7 +127,15 @@ class _Images:
 
     def take(self, rows: Sequence[int]) -> list[bytes]:
         """Encoded images of the dataset version's ``rows``."""
-        return [sample.first_image or sample.media[0] for sample in self._reader.take(rows)]
+        samples = self._reader.take(rows)
+        return [image for sample in samples if (image := sample.first_image) is not None]
+
+
+def _show_image(segments: pa.ListArray) -> NDArray[np.bool_]:
+    """bool ``[rows]``: which rows hold an image segment."""
+    rows = np.repeat(np.arange(len(segments)), segments.value_lengths().to_numpy())
+    images = np.array(segments.flatten().field("type").to_pylist()) == "image"
+    return np.bincount(rows[images], minlength=len(segments)) > 0
 
 
 class IndexCache:

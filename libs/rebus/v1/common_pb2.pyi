@@ -51,7 +51,7 @@ class Box(_message.Message):
     def __init__(self, x1: _Optional[float] = ..., y1: _Optional[float] = ..., x2: _Optional[float] = ..., y2: _Optional[float] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("text", "image", "image_ref", "role", "loss", "branch", "task", "regions")
+    __slots__ = ("text", "image", "image_ref", "audio", "video", "role", "loss", "branch", "task", "regions", "start_seconds", "end_seconds")
     class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ROLE_UNSPECIFIED: _ClassVar[Segment.Role]
@@ -65,20 +65,28 @@ class Segment(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_REF_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    END_SECONDS_FIELD_NUMBER: _ClassVar[int]
     text: str
     image: bytes
     image_ref: str
+    audio: bytes
+    video: bytes
     role: Segment.Role
     loss: bool
     branch: int
     task: str
     regions: _containers.RepeatedCompositeFieldContainer[Box]
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ...) -> None: ...
+    start_seconds: float
+    end_seconds: float
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., audio: _Optional[bytes] = ..., video: _Optional[bytes] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("id", "family", "split", "segments", "source", "license", "metadata")

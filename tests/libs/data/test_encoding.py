@@ -115,6 +115,9 @@ def test_bounds_name_the_sample_and_the_numbers() -> None:
         encoder().encode(sample(Segment(text="a", branch=1), Segment(text="a")))
     with pytest.raises(InvalidArgumentError, match="at least one segment"):
         encoder().encode_prompt([])
+    with pytest.raises(InvalidArgumentError, match="expected text or image, found video") as caught:
+        encoder().encode_prompt([Segment(text="a"), Segment(type="video", media=0)])
+    assert caught.value.violations[0].field == "prompt.segments[1].type"
 
 
 @pytest.mark.parametrize("text", ["a red cube", "Übermaß 日本 🙂", "tabs\tand\nlines", "<image> <eos>"])

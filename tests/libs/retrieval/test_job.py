@@ -52,7 +52,12 @@ def test_every_picture_finds_itself(store: Store, tmp_path: Path, pictures: Data
     held_out = [1, 3, 5, 7]
     found = index.search(embedder.embed_images([tiny.picture(seed) for seed in held_out]), 1)
     assert [hits[0].sample_id for hits in found] == [f"picture-{seed}" for seed in held_out]
-    assert [hits[0].row for hits in found] == [1, 4, 6, 8]  # the text-only row 2 is no candidate but keeps its number
+    assert [hits[0].row for hits in found] == [
+        1,
+        4,
+        6,
+        8,
+    ]  # row 2, a sound, is no candidate but keeps its number
     assert all(hits[0].score == pytest.approx(1.0, abs=1e-4) for hits in found)
     assert (document.num_vectors, document.dimension) == (4, 16)
     assert document.digest == manifests.read(store, ctx.name).digest

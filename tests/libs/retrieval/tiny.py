@@ -41,7 +41,7 @@ def picture(seed: int) -> bytes:
 
 
 def samples(count: int) -> list[Sample]:
-    """Pictures in two splits, and a text-only row in between."""
+    """Pictures in two splits, and a row that has media but no picture in between."""
     rows = [
         Sample(
             id=f"picture-{seed}",
@@ -51,7 +51,8 @@ def samples(count: int) -> list[Sample]:
         )
         for seed in range(count)
     ]
-    return [*rows[:2], Sample(id="words", split="test", segments=[Segment(text="no picture")]), *rows[2:]]
+    sound = [Segment(type="audio", media=0), Segment(text="no picture")]
+    return [*rows[:2], Sample(id="sound", split="test", segments=sound, media=[b"sound"]), *rows[2:]]
 
 
 def publish_model(store: Store, folder: Path, *, architecture: str = "dual-encoder") -> ModelVersion:

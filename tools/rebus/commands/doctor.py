@@ -40,6 +40,7 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
     "simplejpeg",
+    "av",
     "kfp",
 )
 # Distribution -> what it brings.

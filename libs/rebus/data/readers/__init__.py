@@ -1,6 +1,7 @@
 """Readers turn a source into samples; see ``base.Reader`` and the README for how to add one."""
 
 from rebus.data.readers import (
+    audio,
     emoji,
     html,
     huggingface,
@@ -11,6 +12,7 @@ from rebus.data.readers import (
     parquet,
     scenes,
     text,
+    video,
     vlmevalkit,
     webdataset,
 )
@@ -22,6 +24,7 @@ __all__ = [
     "Reader",
     "ReaderLimits",
     "SourceSettings",
+    "audio",
     "emoji",
     "html",
     "huggingface",
@@ -32,6 +35,7 @@ __all__ = [
     "parquet",
     "scenes",
     "text",
+    "video",
     "vlmevalkit",
     "webdataset",
 ]

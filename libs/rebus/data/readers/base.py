@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from rebus.config import canonical_json
+from rebus.data.audio import AudioLimits
 from rebus.data.images import ImageLimits, decode_image
 from rebus.data.sample import Sample, Segment
 from rebus.data.splits import SplitShares
+from rebus.data.video import VideoLimits
 from rebus.errors import InvalidArgumentError, NotFoundError, invalid
 
 
@@ -30,6 +32,8 @@ class ReaderLimits:
     """Bounds that keep hostile or broken input from exhausting memory or disk."""
 
     image: ImageLimits = field(default_factory=ImageLimits)
+    audio: AudioLimits = field(default_factory=AudioLimits)
+    video: VideoLimits = field(default_factory=VideoLimits)
     max_text_chars: int = 100_000
     # One line of a CSV, TSV or JSONL file; one element of a JSON array; one text or JSON member of an archive.
     max_line_bytes: int = 4 << 20

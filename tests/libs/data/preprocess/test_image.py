@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from rebus.data.images import decode_image
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, ResizeMode
-from rebus.errors import InvalidArgumentError
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, model_processor
+from rebus.data.preprocess.resize import CanvasMode
+from rebus.errors import FailedPreconditionError, InvalidArgumentError
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -100,8 +101,53 @@ def test_digest_names_the_processing() -> None:
     assert ImageProcessor(config).digest != ImageProcessor(replace(config, image_size=65)).digest
 
 
-@pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
-def test_a_jpeg_decoded_at_a_fraction_of_its_size_looks_the_same(resize: ResizeMode) -> None:
+def test_pad_end_starts_at_the_upper_left() -> None:
+    config = ImageProcessorConfig(image_size=4, resize="pad-end", resample="nearest", background=(9, 8, 7))
+
+    out = ImageProcessor(config)(encode(halves(2, 4)))
+
+    np.testing.assert_array_equal(out[:2], halves(2, 4))
+    assert (out[2:] == (9, 8, 7)).all()
+
+
+@pytest.mark.parametrize(
+    ("resize", "shape", "expected"),
+    [
+        ("shortest", (10, 20), (8, 16)),
+        ("shortest", (20, 10), (16, 8)),
+        ("longest", (10, 20), (4, 8)),
+        ("longest", (20, 10), (8, 4)),
+        ("longest", (7, 7), (8, 8)),
+        ("shortest", (1, 500), (8, 64)),  # squashed to 8 to 1
+        ("longest", (500, 1), (8, 1)),
+    ],
+)
+def test_one_side_is_given_and_the_other_follows(
+    resize: str, shape: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    config = ImageProcessorConfig(image_size=8, resize=resize)  # pyright: ignore[reportArgumentType]
+    processor = ImageProcessor(config)
+
+    assert processor(encode(np.zeros((*shape, 3), np.uint8))).shape == (*expected, 3)
+    with pytest.raises(ValueError, match="many shapes"):
+        processor.batch([])
+
+
+def test_a_model_takes_only_what_its_encoder_reads_and_what_it_was_trained_with() -> None:
+    config = ImageProcessorConfig(image_size=8)
+    digest = ImageProcessor(config).digest
+
+    assert model_processor(config, image_size=8, digest=digest).digest == digest
+    with pytest.raises(FailedPreconditionError, match="this code does .*; serve it with the code revision that"):
+        model_processor(config, image_size=8, digest="0" * 64)
+    with pytest.raises(InvalidArgumentError, match=r"model.preprocess.image_size: is 8, the encoder reads 9"):
+        model_processor(config, image_size=9)
+    with pytest.raises(InvalidArgumentError, match=r"model.preprocess.resize: is 'longest', the encoder reads squares"):
+        model_processor(replace(config, resize="longest"), image_size=8)
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad", "pad-end", "crop"])
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_looks_the_same(resize: CanvasMode) -> None:
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)

@@ -1,0 +1,139 @@
+"""From encoded images to what an image encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from rebus import config as configs
+from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, decode_image
+from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, fit, side_size
+from rebus.errors import FailedPreconditionError, invalid
+
+# Part of every digest: raise it whenever the same config would give different pixels.
+CODE_VERSION = "image-processor-2"
+
+_CANVAS_MODES: tuple[CanvasMode, ...] = get_args(CanvasMode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcessorConfig:
+    """How an image becomes an encoder's input.
+
+    Square, ``image_size`` a side: ``squash`` ignores the aspect ratio, ``pad`` keeps it, centred on ``background``,
+    ``pad-end`` keeps it at the upper left, so that positions keep their meaning, ``crop`` keeps it and takes the
+    centre. Of the image's own shape, for encoders that read any: ``shortest`` and ``longest`` bring that side to
+    ``image_size``. ``mean`` and ``std`` are per channel (R, G, B), of pixels scaled to 0–1.
+    """
+
+    image_size: int = 64
+    resize: CanvasMode | SideMode = "squash"
+    resample: Resample = "bilinear"
+    background: Color = WHITE
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= 4096:
+            raise ValueError(f"image_size={self.image_size} is outside 1..4096")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std} must be positive")
+        if not all(0 <= c <= 255 for c in self.background):
+            raise ValueError(f"background={self.background} must hold bytes")
+
+    @property
+    def is_square(self) -> bool:
+        """Whether every image gets the same, square size."""
+        return self.resize in _CANVAS_MODES
+
+
+class ImageProcessor:
+    """Decodes, resizes and normalises images as one config says."""
+
+    def __init__(self, config: ImageProcessorConfig, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+        self.config = config
+        self.limits = limits
+        mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+        self._scale = (1.0 / (255.0 * std)).astype(np.float32)
+        self._shift = (-mean / std).astype(np.float32)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
+        return configs.digest({"code": CODE_VERSION, "config": self.config})
+
+    def decode(self, data: ImageBytes, *, min_side: int | None = None, field: str = "image") -> np.ndarray:
+        """Encoded bytes to uint8 ``[H, W, 3]``; ``min_side`` and errors as ``decode_image``."""
+        return decode_image(data, limits=self.limits, background=self.config.background, min_side=min_side, field=field)
+
+    def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
+        """Encoded bytes to uint8 ``[H, W, 3]`` of the config's size; errors as ``decode_image``.
+
+        Of a JPEG no more is decoded than a resize to S needs: its shorter side comes at S pixels or more.
+        """
+        return self.resize(self.decode(data, min_side=self.config.image_size, field=field))
+
+    def batch(self, images: Sequence[bytes]) -> np.ndarray:
+        """N encoded images to uint8 ``[N, S, S, 3]``; an error names ``images[i]``.
+
+        ``ValueError`` unless the config makes squares.
+        """
+        if not self.config.is_square:
+            raise ValueError(f"resize={self.config.resize} gives images of many shapes, which make no batch")
+        size = self.config.image_size
+        out = np.empty((len(images), size, size, 3), np.uint8)
+        for i, data in enumerate(images):
+            out[i] = self(data, field=f"images[{i}]")
+        return out
+
+    def resize(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 ``[h, w, 3]`` to uint8 ``[H, W, 3]``; an image of the right size is returned as it is."""
+        size = self.config.image_size
+        if self.config.resize in ("shortest", "longest"):
+            height, width = pixels.shape[:2]
+            return self.onto(pixels, *side_size(self.config.resize, height, width, size))[0]
+        return self.onto(pixels, size, size)[0]
+
+    def onto(self, pixels: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Area]:
+        """uint8 ``[h, w, 3]`` onto a canvas ``[height, width, 3]``, and the area that the picture fills.
+
+        With ``shortest`` and ``longest``, whose canvases have the picture's own shape, it fills the canvas.
+        """
+        config = self.config
+        mode = "squash" if config.resize in ("shortest", "longest") else config.resize
+        return fit(pixels, height, width, mode=mode, resample=config.resample, background=config.background)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 ``[N, H, W, 3]`` to float32 ``[N, 3, H, W]``: ``(x / 255 - mean) / std``."""
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise ValueError(f"expected uint8 [N, H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
+        scaled = pixels.astype(np.float32) * self._scale + self._shift
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def model_processor(config: ImageProcessorConfig, *, image_size: int, digest: str = "") -> ImageProcessor:
+    """The processor of a model whose encoder reads squares of ``image_size`` pixels.
+
+    ``digest`` is the one stored with a trained model, empty for a new one. Raises ``FailedPreconditionError`` if this
+    code would process images otherwise than in training, ``InvalidArgumentError`` if the encoder cannot read them.
+    """
+    processor = ImageProcessor(config)
+    check_digest(processor.digest, digest)
+    if config.image_size != image_size:
+        raise invalid("model.preprocess.image_size", f"is {config.image_size}, the encoder reads {image_size}")
+    if not config.is_square:
+        expected = ", ".join(_CANVAS_MODES)
+        raise invalid("model.preprocess.resize", f"is {config.resize!r}, the encoder reads squares: {expected}")
+    return processor
+
+
+def check_digest(found: str, stored: str) -> None:
+    """``FailedPreconditionError`` if a model's ``stored`` digest (empty: a new model) is not what this code does."""
+    if stored not in ("", found):
+        raise FailedPreconditionError(
+            f"the model was trained with preprocessing {stored[:12]}, this code does {found[:12]}; "
+            "serve it with the code revision that trained it"
+        )
