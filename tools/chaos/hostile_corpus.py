@@ -1,6 +1,6 @@
 """Reads a corpus of hostile files beside good ones: ``python -m tools.chaos.hostile_corpus``.
 
-Every file below is read by its reader, all in one process, within the readers' own limits. What must hold: each
+Every file below is read by its reader, all in one process. What must hold: each
 hostile file is quarantined with a reason, every good row is there, nothing crashes, and the process's peak memory stays
 below ``--memory-mib``. Prints a row a reader and one line of JSON; the exit code is 1 if anything did not hold.
 """
@@ -36,8 +36,10 @@ MEMORY_MIB = 400
 MEMBERS = 10_000
 _GOOD = 3
 # Bytes of zeros in a bomb, and how deep what is nested goes.
-_BOMB = 1 << 30
+_BOMB = 128 << 20
 _DEEP = 100_000
+# What a file and a column may hold here; the readers' own limits are larger, and so would the bombs have to be.
+_LIMIT = 64 << 20
 
 
 def picture(format: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
@@ -179,7 +181,7 @@ def _tar(members: list[tuple[str, bytes, bytes]], *, good: bool = False) -> byte
 
 
 def _long_name_bomb() -> bytes:
-    """A header that announces a name of a gigabyte."""
+    """A header that announces a name of many megabytes."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, _BOMB
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -192,7 +194,7 @@ def _lying_size() -> bytes:
 
 
 def _gzip_bomb() -> bytes:
-    """A gigabyte of zeros after a header that says they are one text member."""
+    """Many megabytes of zeros after a header that says they are one text member."""
     info = tarfile.TarInfo("a.txt")
     info.size = _BOMB
     buffer = io.BytesIO()
@@ -261,8 +263,8 @@ def write_questions(folder: Path) -> tuple[int, int]:
 # Reader -> what writes its corpus, and its settings.
 CORPORA: dict[str, tuple[Any, dict[str, Any]]] = {
     "image-folder": (write_images, {"captions": "captions.jsonl"}),
-    "webdataset": (write_shards, {"limits": {"max_file_bytes": 256 << 20}}),
-    "huggingface": (write_tables, {"caption_column": "text"}),
+    "webdataset": (write_shards, {"limits": {"max_file_bytes": _LIMIT}}),
+    "huggingface": (write_tables, {"caption_column": "text", "limits": {"max_chunk_bytes": _LIMIT}}),
     "llava": (write_texts, {}),
     "html": (write_pages, {}),
     "vlmevalkit": (write_questions, {}),
