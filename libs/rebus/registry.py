@@ -26,6 +26,7 @@ from rebus.errors import invalid
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "reader": ("rebus.data.readers",),
     "curator": ("rebus.data.curators",),
+    "embedder": ("rebus.retrieval.embedder",),
     "mixer": ("rebus.data.mixers",),
     "splitter": ("rebus.data.preprocess.splitters",),
     "frame-sampler": ("rebus.data.preprocess.frames",),

@@ -30,6 +30,7 @@ from rebus.v1.dataset_pb2 import (
     DatasetVersion,
     DeleteDatasetRequest,
     Ingestion,
+    ResumeIngestionRequest,
     Source,
 )
 from rebus.v1.evaluation_pb2 import CancelEvaluationRequest, Evaluation
@@ -135,6 +136,12 @@ MUTATIONS: list[tuple[str, str, Message, Message]] = [
     ("retrieval", "DeleteIndex", DeleteIndexRequest(name="indexes/live"), DeleteIndexRequest(name="indexes/failed")),
     ("training", "ResumeRun", ResumeRunRequest(name="runs/failed"), ResumeRunRequest(name="runs/trained")),
     (
+        "ingestions",
+        "ResumeIngestion",
+        ResumeIngestionRequest(name="ingestions/failed"),
+        ResumeIngestionRequest(name="ingestions/live"),
+    ),
+    (
         "models",
         "CreateModelVersion",
         CreateModelVersionRequest(parent="models/new", run="runs/trained"),
@@ -190,10 +197,11 @@ def test_concurrent_repeats_return_one_result(
     with serve() as endpoint, Client(endpoint) as client, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: _send(client, stub, method, request_), range(8)))
     assert all(result == results[0] for result in results)
-    assert len(set(executor.submitted)) == (1 if method in ("ResumeRun", *_CREATES) else 0)
-    assert method != "ResumeRun" or len(executor.submitted) == 1
+    assert len(set(executor.submitted)) == (1 if method in (*_RESUMES, *_CREATES) else 0)
+    assert method not in _RESUMES or len(executor.submitted) == 1
 
 
+_RESUMES = ("ResumeRun", "ResumeIngestion")
 _CREATES = ("CreateIngestion", "CreateCuration", "CreateIndex")
 
 

@@ -27,7 +27,7 @@ from rebus.jobs.processes import JOB_ENV, mark_of, process_path, read_record
 from rebus.jobs.settings import JobSettings
 from rebus.store import Store, documents
 from rebus.v1.common_pb2 import JobExit, JobStatus, Resources
-from rebus.v1.dataset_pb2 import DatasetVersion, Ingestion
+from rebus.v1.dataset_pb2 import DatasetVersion
 from rebus.v1.training_pb2 import CreateRunRequest, Run
 from services.harness.embedded import hosted
 from tests.services.job_work import HOOK
@@ -53,9 +53,9 @@ class Jobs:
         self._opened.append(LocalExecutor(self.store, self.cache_dir, replace(SETTINGS, **changes)))
         return self._opened[-1]
 
-    def start(self, recipe: str, *, cpus: float = 1.0, message: Run | Ingestion | None = None) -> str:
+    def start(self, recipe: str, *, cpus: float = 1.0) -> str:
         executor, request = self.executor, Resources(cpus=cpus)
-        job, _ = status.create(self.store, message or Run(recipe=recipe), host=executor.host, resources=request)
+        job, _ = status.create(self.store, Run(recipe=recipe), host=executor.host, resources=request)
         executor.submit(job.name)
         return job.name
 
@@ -226,17 +226,14 @@ def test_a_preempted_job_goes_on_by_itself(jobs: Jobs) -> None:
     assert jobs.states(name) == ["QUEUED", "RUNNING", "PREEMPTED", "QUEUED", "RUNNING", "SUCCEEDED"]
 
 
-def test_preemption_has_its_bounds(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, ingestion = jobs.start("wait", cpus=0.5), jobs.start("", cpus=0.5, message=Ingestion())
-    monkeypatch.setenv("REBUS_JOBS_MAX_PREEMPTIONS", "0")
-    for job_name in (name, ingestion):
-        jobs.wait(job_name, JobStatus.RUNNING)
+def test_preemption_has_its_bounds(jobs: Jobs) -> None:
+    name = jobs.start("wait")
+    jobs.wait(name, JobStatus.RUNNING)
     documents.update(jobs.store, Run, name, lambda run: setattr(run.job, "preemptions", SETTINGS.max_preemptions))
-    for job_name in (name, ingestion):  # one was preempted too often, the other is of a kind that does not resume
-        jobs.supervisor(job_name).send_signal(signal.SIGTERM)
-        job = jobs.wait(job_name)
-        assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.PREEMPTED)
-        assert "was preempted" in job.error.message
+    jobs.supervisor(name).send_signal(signal.SIGTERM)
+    job = jobs.wait(name)
+    assert (job.state, job.exit.reason) == (JobStatus.FAILED, JobExit.PREEMPTED)
+    assert "was preempted" in job.error.message
 
 
 def test_a_service_that_ends_with_its_container_preempts_its_jobs(jobs: Jobs) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 from lance.commit import CommitConflictError
+from numpy.typing import NDArray
 
 from rebus.data import staging, versions
 from rebus.data.rows import SAMPLE_COLUMNS, from_table
@@ -25,9 +27,18 @@ from rebus.errors import AbortedError, FailedPreconditionError, invalid
 from rebus.store import Store, documents
 from rebus.v1.dataset_pb2 import DatasetVersion
 
-__all__ = ["DatasetReader", "derive_version", "ensure_dataset", "open_version", "write_version"]
+__all__ = ["DatasetReader", "Patch", "derive_version", "ensure_dataset", "open_version", "write_version"]
 
 _COMMIT_ATTEMPTS = 64
+_PATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Values of a column for some rows: ``rows`` are positions in a version, ascending and unique."""
+
+    rows: NDArray[np.int64]
+    values: pa.Array
 
 
 def write_version(
@@ -86,23 +97,26 @@ def derive_version(
     *,
     drop: Sequence[int] | np.ndarray = (),
     columns: Mapping[str, pa.Array] | None = None,
+    patches: Mapping[str, Patch] | None = None,
     producer: str = "",
 ) -> DatasetVersion:
     """A new version out of ``parent`` (``datasets/x/versions/3``): rows left out, columns added, media shared.
 
     ``drop`` holds rows of the parent (positions, see ``DatasetReader.row_ids``); ``columns`` one value a row of
-    the parent, dropped rows included. Raises ``InvalidArgumentError`` if no row would remain or a column exists.
+    the parent, dropped rows included; ``patches`` other values for some rows of existing columns, which alone are
+    written anew. Raises ``InvalidArgumentError`` if no row would remain or a column exists.
     """
     reader = open_version(store, parent)
     gone = np.unique(reader.checked(drop))
     if len(gone) == reader.num_samples:
         raise invalid("drop", f"{parent}: no row would remain of {reader.num_samples}")
     _check_columns(reader, columns or {})
+    _check_patches(reader, patches or {})
     dataset = versions.dataset_of(parent)
     for _ in range(_COMMIT_ATTEMPTS):
         try:
             with versions.reading(store, parent):
-                derived = _derive(store, dataset, reader.version.lance_version, gone, columns or {})
+                derived = _derive(store, dataset, reader.version.lance_version, gone, columns or {}, patches or {})
                 version = versions.counts(derived)
         except CommitConflictError:
             continue
@@ -238,8 +252,22 @@ def _check_columns(reader: DatasetReader, columns: Mapping[str, pa.Array]) -> No
             raise invalid(f"columns.{name}", f"holds {len(values)} values for {reader.num_samples} rows")
 
 
-def _derive(store: Store, dataset: str, base: int, gone: np.ndarray, columns: Mapping[str, pa.Array]) -> Any:
-    """Restores Lance version ``base`` as the newest, then adds and deletes on top of it.
+def _check_patches(reader: DatasetReader, patches: Mapping[str, Patch]) -> None:
+    for name, patch in patches.items():
+        if name not in reader.column_names or name in ("id", "media"):
+            raise invalid(f"patches.{name}", f"is no column of {reader.version.name} that may change")
+        reader.checked(patch.rows)
+
+
+def _derive(
+    store: Store,
+    dataset: str,
+    base: int,
+    gone: np.ndarray,
+    columns: Mapping[str, pa.Array],
+    patches: Mapping[str, Patch],
+) -> Any:
+    """Restores Lance version ``base`` as the newest, then adds, changes and deletes on top of it.
 
     Whatever another writer commits in between (an overwrite, or the restoration that its own derivation starts
     with) is one that Lance does not merge with ours: it raises ``CommitConflictError``, and the caller starts over.
@@ -249,15 +277,48 @@ def _derive(store: Store, dataset: str, base: int, gone: np.ndarray, columns: Ma
     current = versions.restore(store, dataset, base)
     if columns:
         current.add_columns(pa.table(dict(columns)).to_reader())
+    if patches:
+        _patch(current, patches, options)
     if not len(gone):
         return current
     row_ids = current.to_table(columns=["id"], with_row_id=True).column("_rowid").to_numpy()[gone]
-    predicate = f"_rowid IN ({', '.join(map(str, row_ids))})"
     kept, emptied = [], []
     for fragment in current.get_fragments():
-        changed = fragment.delete(predicate)
+        own = row_ids[row_ids >> 32 == fragment.fragment_id]  # a row id is its fragment's number, then its place there
+        if not len(own):
+            continue
+        changed = fragment.delete(_these(own))
         emptied.append(fragment.fragment_id) if changed is None else kept.append(changed)
-    operation = lance.LanceOperation.Delete(kept, emptied, predicate)
+    operation = lance.LanceOperation.Delete(kept, emptied, _these(row_ids))
     return lance.LanceDataset.commit(
         current.uri, operation, read_version=current.version, max_retries=0, storage_options=options
     )
+
+
+def _these(row_ids: np.ndarray) -> str:
+    return f"_rowid IN ({', '.join(map(str, row_ids))})"
+
+
+def _patch(current: Any, patches: Mapping[str, Patch], options: Any) -> None:
+    """Replaces columns by new ones that hold the patched values; the old ones stay in their files, unread."""
+    names = list(patches)
+    before = lance.dataset(current.uri, version=current.version, storage_options=options)
+    scanner = before.scanner(columns=names, batch_size=_PATCH_ROWS, scan_in_order=True)
+    current.drop_columns(names)
+    current.add_columns(pa.RecordBatchReader.from_batches(scanner.projected_schema, _patched(scanner, patches)))
+
+
+def _patched(scanner: Any, patches: Mapping[str, Patch]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in scanner.to_batches():
+        end = start + batch.num_rows
+        columns = []
+        for name in batch.schema.names:
+            patch = patches[name]
+            low, high = np.searchsorted(patch.rows, [start, end])
+            take = np.arange(batch.num_rows)
+            take[patch.rows[low:high] - start] = batch.num_rows + np.arange(high - low)
+            values = pa.concat_arrays([batch.column(name), patch.values.slice(low, high - low)])
+            columns.append(values.take(pa.array(take)))
+        yield pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+        start = end

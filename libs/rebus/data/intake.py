@@ -6,7 +6,7 @@ import operator
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 
 from rebus.data import staging
 from rebus.data.ingest_settings import IngestSettings
@@ -21,8 +21,11 @@ from rebus.jobs.context import JobContext
 from rebus.v1.dataset_pb2 import Ingestion
 
 _REPORT_SECONDS = 1.0
+_RUN_ITEMS = 64
+_RUN_BYTES = 1 << 20
 
 Item = Sample | Draft | Quarantined
+Keyed = tuple[str, Sample | Quarantined]
 # An item of a source, with where the source stands behind it.
 Read = tuple[Position, Sample | Quarantined]
 
@@ -134,14 +137,14 @@ class Intake:
             if done:
                 self._skip(items, start)
             ahead = ordered_prefetch(
-                items,
+                _runs(items),
                 _finished,
                 # What a reader makes by itself gains nothing from threads.
                 workers=self._settings.workers if drafts else 0,
                 max_bytes=self._settings.ahead_bytes,
                 size=_num_bytes,
             )
-            for number, (key, item) in enumerate(ahead, start=done + 1):
+            for number, (key, item) in enumerate(chain.from_iterable(ahead), start=done + 1):
                 yield Position(source, number, key), item
 
     def _skip(self, items: Iterator[Item], to: Position) -> None:
@@ -167,14 +170,31 @@ class Intake:
         self._ctx.emit("metrics", {"samples": self._good, "quarantined": self._bad})
 
 
-def _finished(item: Item) -> tuple[str, Sample | Quarantined]:
-    """An item with its key, which is that of the draft."""
-    return _key(item), item.finish() if isinstance(item, Draft) else item
+def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """What a thread takes at once: a draft with the finished items before it, each of which costs less than a turn."""
+    run: list[Item] = []
+    held = 0
+    try:
+        for item in items:
+            run.append(item)
+            held += item.num_bytes if isinstance(item, Sample) else 0
+            if isinstance(item, Draft) or len(run) == _RUN_ITEMS or held >= _RUN_BYTES:
+                yield run
+                run, held = [], 0
+    except Exception:
+        yield run  # what came before a source broke counts
+        raise
+    yield run
+
+
+def _finished(run: list[Item]) -> list[Keyed]:
+    """Items with their keys, which are those of the drafts."""
+    return [(_key(item), item.finish() if isinstance(item, Draft) else item) for item in run]
 
 
 def _key(item: Item) -> str:
     return printable(item.id if isinstance(item, Sample) else item.location)
 
 
-def _num_bytes(keyed: tuple[str, Sample | Quarantined]) -> int:
-    return keyed[1].num_bytes if isinstance(keyed[1], Sample) else 0
+def _num_bytes(run: list[Keyed]) -> int:
+    return sum(item.num_bytes for _, item in run if isinstance(item, Sample))

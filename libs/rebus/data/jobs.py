@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
@@ -131,16 +130,16 @@ def run_curation(ctx: JobContext) -> None:
         ctx.progress(0.9 * rows / total, f"judged {rows} of {total} rows")
 
     reader = open_version(ctx.store, curation.dataset_version)
-    dropped, columns = judge_rows(reader, _curator_specs(curation), on_rows=on_rows)
-    left_out = (Quarantined(row.sample_id, f"{row.curator}: {row.reason}") for row in dropped)
+    judged = judge_rows(reader, _curator_specs(curation), on_rows=on_rows)
+    left_out = (Quarantined(row.sample_id, f"{row.curator}: {row.reason}") for row in judged.dropped)
     write_quarantine(ctx.store, ctx.name, left_out)
     done = _published(ctx.store, dataset_of(curation.dataset_version), ctx.name)
-    version = done or publish(ctx.store, reader, dropped, columns, producer=ctx.name)
-    ctx.emit("metrics", {"samples": version.num_samples, "dropped": len(dropped)})
+    version = done or publish(ctx.store, reader, judged, producer=ctx.name)
+    ctx.emit("metrics", {"samples": version.num_samples, "dropped": len(judged.dropped)})
 
     def finish(document: Curation) -> None:
         document.result_version = version.name
-        for name, count in Counter(row.curator for row in dropped).items():
+        for name, count in judged.dropped.counts().items():
             document.dropped[name] = count
 
     ctx.update(Curation, finish)

@@ -21,26 +21,19 @@ GIB = 1 << 30
 class Kind:
     """One kind of job."""
 
-    # ``module:function``, called with the job's ``JobContext``.
+    # ``module:function``, called with the job's ``JobContext``. A job that was interrupted goes on by itself: it must
+    # end with the same result, however often it begins again.
     entry_point: str
-    # Whether an interrupted job goes on by itself. It must end with the same result, however often it begins again.
-    resumable: bool
     # What such a job asks for unless its caller says otherwise.
     resources: ResourceRequest
 
 
 KINDS: dict[str, Kind] = {
-    "ingestions": Kind(
-        entry_point="rebus.data.jobs:run_ingestion", resumable=True, resources=ResourceRequest(memory_bytes=GIB // 2)
-    ),
-    "curations": Kind(
-        entry_point="rebus.data.jobs:run_curation", resumable=True, resources=ResourceRequest(memory_bytes=GIB // 2)
-    ),
-    "runs": Kind(entry_point="rebus.training.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)),
-    "indexes": Kind(entry_point="rebus.retrieval.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)),
-    "evaluations": Kind(
-        entry_point="rebus.evaluation.job:run", resumable=True, resources=ResourceRequest(memory_bytes=GIB)
-    ),
+    "ingestions": Kind(entry_point="rebus.data.jobs:run_ingestion", resources=ResourceRequest(memory_bytes=GIB // 2)),
+    "curations": Kind(entry_point="rebus.data.jobs:run_curation", resources=ResourceRequest(memory_bytes=GIB // 2)),
+    "runs": Kind(entry_point="rebus.training.job:run", resources=ResourceRequest(memory_bytes=GIB)),
+    "indexes": Kind(entry_point="rebus.retrieval.job:run", resources=ResourceRequest(memory_bytes=GIB)),
+    "evaluations": Kind(entry_point="rebus.evaluation.job:run", resources=ResourceRequest(memory_bytes=GIB)),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from rebus.errors import FailedPreconditionError, ResourceExhaustedError
 from rebus.models import load_model
 from rebus.models.dual_encoder import DualEncoder
 from rebus.models.feature_cache import encode_images
+from rebus.registry import register
+from rebus.store import Store, manifests, model_versions
 
 # Inputs of one call; what is larger comes in several.
 MAX_INPUTS = 65_536
@@ -73,6 +77,24 @@ class Embedder:
         """Unit vectors of images whose pooled features ``[N, pooled width]`` are at hand."""
         with torch.inference_mode():
             return self.model.embed_features(features.to(self.model.calibration.logit_scale.device)).cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualEncoderConfig:
+    """Which model embeds: ``models/x/versions/3``, or an alias."""
+
+    model_version: str
+
+
+@register("embedder", "dual-encoder", config=DualEncoderConfig)
+def dual_encoder(config: DualEncoderConfig, store: Store) -> Embedder:
+    """A dual encoder of the store, fetched into a folder that is gone when it is loaded."""
+    model = model_versions.get(store, config.model_version)
+    with (
+        tempfile.TemporaryDirectory(prefix="rebus-embedder-") as cache,
+        manifests.fetch(store, model.name, Path(cache)) as folder,
+    ):
+        return Embedder.load(folder)
 
 
 def _check(count: int) -> None:

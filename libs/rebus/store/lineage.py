@@ -81,7 +81,7 @@ def _of_dataset_version(version: DatasetVersion) -> Links:
     if version.producer:
         yield "produced_by", version.producer
     if version.parent:
-        yield "curated_from", version.parent
+        yield "extends" if version.producer.startswith("ingestions/") else "curated_from", version.parent
 
 
 def _of_ingestion(ingestion: Ingestion) -> Links:

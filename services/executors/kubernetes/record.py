@@ -34,7 +34,7 @@ def failed(store: Store, name: str, attempt: int, ending: Ending) -> None:
 
 
 def interrupted(store: Store, name: str, attempt: int, ending: Ending, *, max_preemptions: int) -> None:
-    """RUNNING → PREEMPTED; FAILED where its kind does not resume, or where that happened too often."""
+    """RUNNING → PREEMPTED; FAILED where that happened too often."""
     interrupt(store, name, ending, max_preemptions, attempt=attempt)
 
 

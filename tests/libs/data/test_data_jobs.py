@@ -194,7 +194,7 @@ def test_refusals_name_the_field(pets: Path, tmp_path: Path) -> None:
         (source("image-folder", pets, caption_column="c"), InvalidArgumentError, "settings", "no column 'c'"),
         (source("image-folder", "pets"), InvalidArgumentError, "uri", "absolute path"),
         (source("image-folder"), InvalidArgumentError, "uri", "absolute path"),
-        (source("image-folder", "https://example.org/x"), InvalidArgumentError, "uri", "absolute path"),
+        (source("image-folder", "https://example.org/x"), InvalidArgumentError, "uri", "not a host that may be"),
         (source("image-folder", "file://host/x"), InvalidArgumentError, "uri", "absolute path"),
         (source("scenes", pets), InvalidArgumentError, "uri", "leave it empty"),
         (source("scenes", num_scenes=1.5), InvalidArgumentError, "settings.num_scenes", "integer"),

@@ -197,6 +197,71 @@ def _assert_no_version(store: Store) -> None:
     assert documents.get(store, Dataset, DATASET).latest_version == ""
 
 
+def test_a_version_extends_another_without_writing_it_again(store: Store) -> None:
+    first = write_version(store, DATASET, samples(6, "a"), batch_rows=4)
+    scored = derive_version(store, first.name, drop=[1], columns={"score": pa.array(range(6), pa.int32())})
+    write_version(store, DATASET, samples(3, "other"))  # the base need not be the newest
+    files = {i.path for i in store.list(DATASET) if "/data/" in i.path}
+
+    longer = write_version(store, DATASET, samples(3, "b"), base=scored.name)
+
+    kept = [s for n, s in enumerate(samples(6, "a")) if n != 1]
+    reader = open_version(store, longer.name)
+    assert list(reader.scan()) == kept + samples(3, "b")
+    assert reader.take([6, 0]) == [samples(3, "b")[1], kept[0]]
+    assert reader.table(["score"]).column(0).to_pylist() == [0, 2, 3, 4, 5, None, None, None]
+    assert (longer.num_samples, longer.num_media, longer.parent) == (8, 8, scored.name)
+    assert len({i.path for i in store.list(DATASET) if "/data/" in i.path} - files) == 1
+    assert reader.verify() == []
+    assert list(open_version(store, scored.name).scan()) == kept
+    with pytest.raises(InvalidArgumentError, match=r"sample\[a3\].id: is taken by an earlier sample"):
+        write_version(store, DATASET, samples(4, "a")[3:], base=longer.name)
+    write_version(store, DATASET, [samples(2, "a")[1]], base=longer.name)  # its row was dropped, so its id is free
+    with pytest.raises(InvalidArgumentError, match="base: datasets/x/versions/1 is no version of datasets/y"):
+        write_version(store, "datasets/y", samples(1), base=first.name)
+
+
+def test_a_version_whose_columns_were_rewritten_is_extended_by_name(store: Store) -> None:
+    first = write_version(store, DATASET, samples(5))
+    rewritten = versions.restore(store, DATASET, first.lance_version)
+    columns = rewritten.to_table(columns=["segments", "license"])
+    rewritten.drop_columns(["segments", "license"])
+    rewritten.add_columns(columns.to_reader())
+    base = versions.publish(store, versions.counts(rewritten), DATASET, rewritten)
+
+    longer = write_version(store, DATASET, samples(4, "b"), base=base.name)
+
+    assert list(open_version(store, longer.name).scan()) == samples(5) + samples(4, "b")
+
+
+def test_rows_written_with_other_columns_are_not_extended(store: Store) -> None:
+    first = write_version(store, DATASET, samples(5))
+    older = versions.restore(store, DATASET, first.lance_version)
+    older.drop_columns(["license"])
+    base = versions.publish(store, versions.counts(older), DATASET, older)
+
+    with pytest.raises(FailedPreconditionError, match="written with other columns"):
+        write_version(store, DATASET, samples(4, "b"), base=base.name)
+
+
+def test_concurrent_extensions_do_not_mix(store: Store) -> None:
+    base = write_version(store, DATASET, samples(4))
+    made: dict[str, DatasetVersion] = {}
+
+    def extend(tag: str) -> None:
+        made[tag] = write_version(store, DATASET, samples(3, tag), base=base.name)
+
+    threads = [threading.Thread(target=extend, args=(tag,)) for tag in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for tag in "abc":
+        assert list(open_version(store, made[tag].name).scan()) == samples(4) + samples(3, tag)
+    assert len({version.name for version in made.values()}) == 3
+
+
 class KilledError(Exception):
     """Stands for a process that dies at this point."""
 

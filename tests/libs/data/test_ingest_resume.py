@@ -22,7 +22,7 @@ from rebus.data import intake, jobs, staging, versions
 from rebus.data.dataset import open_version
 from rebus.data.journal import Journal
 from rebus.data.quarantine import read_quarantine
-from rebus.data.readers import base, image_folder
+from rebus.data.readers import base, pictures
 from rebus.errors import AbortedError, CancelledError, InvalidArgumentError
 from rebus.jobs import status
 from rebus.jobs.context import JobContext
@@ -175,13 +175,13 @@ def test_what_was_read_is_not_read_again(
     store: Store, sources: list[Source], expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    real = image_folder.checked_image
+    real = pictures.checked_image
 
     def counted(data: bytes, name: str, limits: base.ReaderLimits) -> bytes:
         decoded.append(name)
         return real(data, name, limits)
 
-    monkeypatch.setattr(image_folder, "checked_image", counted)
+    monkeypatch.setattr(pictures, "checked_image", counted)
     monkeypatch.setenv("REBUS_INGEST_WORKERS", "0")
     ctx = _context(store, sources, tmp_path)
     stage = staging.stage
@@ -307,10 +307,10 @@ def test_a_source_that_breaks_keeps_what_came_before(
     ctx = _context(store, sources, tmp_path)
     real = intake._finished
 
-    def breaks(item: Any) -> Any:
-        if getattr(item, "location", "") == "captions.csv:6":
+    def breaks(run: list[Any]) -> Any:
+        if any(getattr(item, "location", "") == "captions.csv:6" for item in run):
             raise OSError("the disk is gone")
-        return real(item)
+        return real(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(intake, "_finished", breaks)
@@ -321,6 +321,14 @@ def test_a_source_that_breaks_keeps_what_came_before(
     assert ctx.document(Ingestion).num_quarantined == len(list(read_quarantine(store, ctx.name))) == 1
     jobs.run_ingestion(ctx)
     assert ctx.document(Ingestion).num_samples == 11
+
+
+def test_a_number_of_bad_samples_stops_the_job_at_once(store: Store, sources: list[Source], tmp_path: Path) -> None:
+    ctx = _context(store, sources[:1], tmp_path, max_bad_samples=0)
+
+    with pytest.raises(InvalidArgumentError, match="1 of 4 samples are bad, more than max_bad_samples=0 allows: capt"):
+        jobs.run_ingestion(ctx)
+    assert _leftovers(store, ctx.name) == []
 
 
 @pytest.mark.slow

@@ -71,6 +71,16 @@ def test_too_many_bad_samples_fail_in_one_line(rebus: Command, pictures: Path) -
     assert "3 of 14 samples are bad" in errors[0]
     assert json.loads(rebus("datasets", "versions", "reds", "-f", "json").stdout) == []
 
+    table = (pictures / "captions.csv").read_text().split("\n")
+    (pictures / "captions.csv").write_text("\n".join(table[:5]))  # mended: the good rows alone
+    assert rebus("datasets", "resume", "latest").exit_code == 0
+    (pictures / "captions.csv").write_text("\n".join(table[:7]))
+    more = rebus("ingest", "image-folder", pictures, "-d", "reds", "--max-bad-share", 1, "--append", "-f", "json")
+    assert more.stderr.count("an earlier sample has this id") == 4
+    assert json.loads(more.stdout)["base_version"] == "datasets/reds/versions/1"
+    shown = json.loads(rebus("datasets", "versions", "reds", "-f", "json").stdout)
+    assert sorted(int(version["num_samples"]) for version in shown) == [4, 6]
+
 
 def test_a_bad_source_is_refused_in_one_line_before_anything_runs(rebus: Command, tmp_path: Path) -> None:
     def refusal(*arguments: Any) -> str:

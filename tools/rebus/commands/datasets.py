@@ -17,8 +17,10 @@ from rebus.v1.dataset_pb2 import (
     ListDatasetVersionsRequest,
     ListQuarantineRequest,
     ListSamplesRequest,
+    ResumeIngestionRequest,
 )
 from tools.rebus import listing, names
+from tools.rebus.commands.ingest import finish
 from tools.rebus.files import caption_of, save_images
 from tools.rebus.follow import follow
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fields, print_json, print_table, say
@@ -75,7 +77,7 @@ def show(session: Session, version: VersionArgument, format: FormatOption = Form
             ("splits", _counts(found.splits)),
             ("sources", _counts(found.sources)),
             ("made by", found.producer),
-            ("curated from", found.parent),
+            ("parent", found.parent),
             ("digest", found.digest),
         )
     )
@@ -121,6 +123,19 @@ def quarantine(
         print_json(found)
         return
     print_table(("location", "reason"), ((s.location, s.reason) for s in found))
+
+
+@app.command()
+@connected
+def resume(
+    session: Session,
+    ingestion: Annotated[str, typer.Argument(help="The ingestion; latest is the newest.")],
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Lets an ingestion that failed or was cancelled go on from what it had read."""
+    with session.client("ingest") as client:
+        request = ResumeIngestionRequest(name=names.job(client, "ingestions", ingestion))
+        finish(client, client.ingestions.ResumeIngestion(request).name, format)
 
 
 @app.command()

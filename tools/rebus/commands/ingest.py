@@ -53,10 +53,15 @@ def ingest(
     )
     with session.client("ingest") as client:
         started = client.ingestions.CreateIngestion(CreateIngestionRequest(ingestion=wanted))
-        try:
-            done: Ingestion = follow(client, started.name)
-        finally:
-            _report_bad(client, started.name)
+        finish(client, started.name, format)
+
+
+def finish(client: Client, name: str, format: Format) -> None:
+    """Follows an ingestion to its end and shows what came of it."""
+    try:
+        done: Ingestion = follow(client, name)
+    finally:
+        _report_bad(client, name)
     if format is Format.JSON:
         print_json(done)
         return

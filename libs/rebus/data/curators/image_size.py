@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pyarrow as pa
 
-from rebus.data.curators.base import KEEP, Judgement
+from rebus.data.curators.base import KEEP, Curator, Judgement
+from rebus.data.curators.columns import images
 from rebus.data.images import image_size
 from rebus.registry import register
 
@@ -30,21 +30,21 @@ class ImageSizeConfig:
 
 
 @register("curator", "image-size", config=ImageSizeConfig)
-class ImageSize:
+class ImageSize(Curator):
     """Drops samples with an image that is too small or too elongated; samples without images stay.
 
     Adds the column ``min_image_side``: the shortest side of the sample's images in pixels, null without images.
     """
 
-    reads: ClassVar[Sequence[str]] = ("media",)
-    adds: ClassVar[Mapping[str, pa.DataType]] = {MIN_SIDE: pa.int32()}
+    reads = ("segments", "media")
+    adds: Mapping[str, pa.DataType] = {MIN_SIDE: pa.int32()}
 
     def __init__(self, config: ImageSizeConfig) -> None:
         self._config = config
 
-    def judge(self, batch: pa.RecordBatch) -> Judgement:
+    def judge(self, observed: pa.RecordBatch) -> Judgement:
         """Reads each image's header; no pixels are decoded."""
-        sizes = [[image_size(data) for data in media] for media in batch.column("media").to_pylist()]
+        sizes = [[image_size(data) for data in media] for media in images(observed)]
         shortest = [min((min(size) for size in row), default=None) for row in sizes]
         return Judgement([self._judge(row) for row in sizes], {MIN_SIDE: shortest})
 

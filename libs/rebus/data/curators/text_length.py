@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pyarrow as pa
 
-from rebus.data.curators.base import KEEP, Judgement
+from rebus.data.curators.base import KEEP, Curator, Judgement
 from rebus.registry import register
 
 
@@ -25,18 +23,17 @@ class TextLengthConfig:
 
 
 @register("curator", "text-length", config=TextLengthConfig)
-class TextLength:
+class TextLength(Curator):
     """Drops samples with too few or too many characters of text."""
 
-    reads: ClassVar[Sequence[str]] = ("num_chars",)
-    adds: ClassVar[Mapping[str, pa.DataType]] = {}
+    reads = ("num_chars",)
 
     def __init__(self, config: TextLengthConfig) -> None:
         self._config = config
 
-    def judge(self, batch: pa.RecordBatch) -> Judgement:
+    def judge(self, observed: pa.RecordBatch) -> Judgement:
         """Compares each row's ``num_chars`` with the bounds."""
-        return Judgement([self._judge(length) for length in batch.column("num_chars").to_pylist()])
+        return Judgement([self._judge(length) for length in observed.column("num_chars").to_pylist()])
 
     def _judge(self, length: int) -> str:
         if length < self._config.min_chars:

@@ -1,6 +1,21 @@
 """Readers turn a source into samples; see ``base.Reader`` and the README for how to add one."""
 
-from rebus.data.readers import audio, emoji, image_folder, llava, scenes, text, video
+from rebus.data.readers import (
+    audio,
+    emoji,
+    html,
+    huggingface,
+    image_folder,
+    llava,
+    mmc4,
+    obelics,
+    parquet,
+    scenes,
+    text,
+    video,
+    vlmevalkit,
+    webdataset,
+)
 from rebus.data.readers.base import Location, Quarantined, Reader, ReaderLimits, SourceSettings
 
 __all__ = [
@@ -11,9 +26,16 @@ __all__ = [
     "SourceSettings",
     "audio",
     "emoji",
+    "html",
+    "huggingface",
     "image_folder",
     "llava",
+    "mmc4",
+    "obelics",
+    "parquet",
     "scenes",
     "text",
     "video",
+    "vlmevalkit",
+    "webdataset",
 ]

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rebus.data.audio import check_audio
-from rebus.data.readers.base import Location
 from rebus.data.readers.captioned import CaptionedReader, TimedConfig, timed_segment
+from rebus.data.readers.files import read_inside
 from rebus.data.sample import Segment
 from rebus.registry import register
 
@@ -29,11 +29,9 @@ class AudioConfig(TimedConfig):
 class AudioReader(CaptionedReader[AudioConfig]):
     """Captioned sound: a folder and a CSV, TSV or JSONL table of audio paths and captions or transcripts."""
 
-    def __init__(self, config: AudioConfig, location: Location) -> None:
-        super().__init__(config, location)
-        self.max_bytes = config.limits.audio.max_bytes
-
-    def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
+    def load(self, name: str, values: dict[str, Any]) -> tuple[bytes, Segment, dict[str, Any]]:
         """The sound, which has decoded whole, with its length, rate and channels."""
-        info = check_audio(data, limits=self._config.limits.audio, field=path)
-        return timed_segment("audio", self._config, values, info.seconds), asdict(info)
+        limits = self._config.limits.audio
+        data = read_inside(self._root, name, max_bytes=limits.max_bytes)
+        info = check_audio(data, limits=limits, field=name)
+        return data, timed_segment("audio", self._config, values, info.seconds), asdict(info)

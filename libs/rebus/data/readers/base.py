@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from rebus.config import canonical_json
 from rebus.data.audio import AudioLimits
 from rebus.data.images import ImageLimits, decode_image
-from rebus.data.sample import Sample
+from rebus.data.sample import Sample, Segment
 from rebus.data.splits import SplitShares
 from rebus.data.video import VideoLimits
 from rebus.errors import InvalidArgumentError, NotFoundError, invalid
@@ -28,18 +29,28 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderLimits:
-    """Bounds that keep hostile or broken input from exhausting memory."""
+    """Bounds that keep hostile or broken input from exhausting memory or disk."""
 
     image: ImageLimits = field(default_factory=ImageLimits)
     audio: AudioLimits = field(default_factory=AudioLimits)
     video: VideoLimits = field(default_factory=VideoLimits)
     max_text_chars: int = 100_000
-    # One line of a CSV, TSV or JSONL file.
+    # One line of a CSV, TSV or JSONL file; one element of a JSON array; one text or JSON member of an archive.
     max_line_bytes: int = 4 << 20
-    # A file that is read whole: a JSON array, a text file.
-    max_file_bytes: int = 1 << 30
+    # One file of a source. What comes over the network, or out of gzip, lies on disk while it is read.
+    max_file_bytes: int = 64 << 30
+    # One HTML document.
+    max_document_bytes: int = 16 << 20
+    # Tags of an HTML document that stand inside each other.
+    max_depth: int = 512
+    # One column of a Parquet row group, one Arrow record batch: both uncompressed.
+    max_chunk_bytes: int = 1 << 30
+    # Members of one archive, those that are skipped counted too.
+    max_members: int = 1_000_000
     max_segments: int = 4096
     max_media: int = 256
+    # All media of one sample.
+    max_sample_bytes: int = 512 << 20
     # Samples of one source, bad ones counted; more is an error of the whole source.
     max_samples: int = 100_000_000
 
@@ -56,11 +67,40 @@ class SourceSettings:
     limits: ReaderLimits = field(default_factory=ReaderLimits)
 
 
+class RemoteFolder(Protocol):
+    """Files that are not on this machine. Relative paths as in ``readers.files``, which readers go through."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        ...
+
+    def check(self, relative: str) -> None:
+        """Raises what can be found out about a file without reading it."""
+        ...
+
+    def open(self, relative: str, *, max_bytes: int) -> AbstractContextManager[BinaryIO]:
+        """A seekable copy of the file on local disk, which is gone when the block ends."""
+        ...
+
+    def read(self, relative: str, *, max_bytes: int) -> bytes:
+        """The bytes of a small file."""
+        ...
+
+    def files(self, suffixes: tuple[str, ...]) -> Iterator[str | Quarantined]:
+        """Relative paths of the files with one of the suffixes, sorted."""
+        ...
+
+
+# Where a source's files are: a folder of this machine, or one elsewhere.
+Root = Path | RemoteFolder
+
+
 @dataclass(frozen=True)
 class Location:
     """What a source's URI names: a folder, and a file in it if the URI names a file."""
 
-    root: Path
+    root: Root
     file: str = ""
 
     @property
@@ -88,8 +128,8 @@ class Reader(Protocol):
     a ``Quarantined`` in place of each bad one; it raises only for what spoils the whole source.
 
     A reader whose samples take time to make may have a method ``drafts()`` too, which yields the same items in the same
-    order, with a ``Draft`` in place of a sample: an ingestion finishes drafts in threads, and skips them at no cost.
-    ``DraftingReader`` makes ``__iter__`` out of it.
+    order, with a ``Draft`` in place of such a sample: an ingestion finishes drafts in threads, and skips them at no
+    cost. ``DraftingReader`` makes ``__iter__`` out of it.
     """
 
     def __iter__(self) -> Iterator[Sample | Quarantined]: ...
@@ -99,7 +139,7 @@ class DraftingReader(ABC):
     """A reader that makes drafts."""
 
     @abstractmethod
-    def drafts(self) -> Iterator[Draft | Quarantined]:
+    def drafts(self) -> Iterator[Draft | Sample | Quarantined]:
         """What ``__iter__`` yields, unfinished; a draft must hold all it needs, and its threads share the reader."""
 
     def __iter__(self) -> Iterator[Sample | Quarantined]:
@@ -118,6 +158,67 @@ def attempt(location: str, make: Callable[[], Sample]) -> Sample | Quarantined:
     except ValueError as error:  # of the metadata: a lone surrogate, or nothing that JSON knows
         return Quarantined(location, f"metadata: {error}")
     return sample
+
+
+def each_draft(
+    rows: Iterable[tuple[str, dict[str, Any]] | Quarantined], make: Callable[[str, dict[str, Any]], Sample]
+) -> Iterator[Draft | Quarantined]:
+    """A draft of the sample that ``make(location, row)`` builds of each row; ``make`` runs in several threads."""
+    for row in rows:
+        if isinstance(row, Quarantined):
+            yield row
+        else:
+            where, values = row
+            yield Draft(where, lambda where=where, values=values: make(where, values))
+
+
+def each_row(
+    rows: Iterable[tuple[str, dict[str, Any]] | Quarantined], make: Callable[[str, dict[str, Any]], Sample]
+) -> Iterator[Sample | Quarantined]:
+    """The sample that ``make(location, row)`` builds of each row, or the reason why it is bad; row after row."""
+    for item in each_draft(rows, make):
+        yield item.finish() if isinstance(item, Draft) else item
+
+
+def made_sample(
+    settings: SourceSettings,
+    source: str,
+    key: str,
+    segments: Sequence[Segment],
+    media: Sequence[bytes] = (),
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    family: str = "",
+    split: str = "",
+) -> Sample:
+    """A sample of a source; one that names no family is of that of its first image, or of its text.
+
+    ``InvalidArgumentError`` for more segments or media than the limits allow.
+    """
+    limits = settings.limits
+    if len(segments) > limits.max_segments:
+        raise invalid("segments", f"{len(segments)}, more than the limit of {limits.max_segments}")
+    check_media(media, limits)
+    family = family or family_of([segment.text for segment in segments], media)
+    return Sample(
+        id=f"{source}/{key}",
+        family=f"{source}/{family}",
+        split=split or settings.splits.split_of(family),
+        segments=segments,
+        media=media,
+        source=source,
+        license=settings.license,
+        metadata=metadata or {},
+    )
+
+
+def check_media(media: Sequence[bytes], limits: ReaderLimits) -> None:
+    """``InvalidArgumentError`` for more media, or more bytes of them, than one sample may hold."""
+    if len(media) > limits.max_media:
+        raise invalid("media", f"{len(media)} images, more than the limit of {limits.max_media}")
+    total = sum(map(len, media))
+    if total > limits.max_sample_bytes:
+        raise invalid("media", f"{total} bytes, more than the limit of {limits.max_sample_bytes} a sample")
 
 
 def clean_text(value: Any, name: str, limits: ReaderLimits) -> str:

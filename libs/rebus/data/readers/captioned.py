@@ -15,9 +15,9 @@ from rebus.data.readers.base import (
     Quarantined,
     SourceSettings,
     clean_text,
-    content_key,
+    each_draft,
+    made_sample,
 )
-from rebus.data.readers.files import read_inside
 from rebus.data.readers.table import Table
 from rebus.data.sample import Sample, Segment, SegmentType
 from rebus.errors import invalid
@@ -75,9 +75,6 @@ C = TypeVar("C", bound=CaptionedConfig)
 class CaptionedReader(DraftingReader, Generic[C]):
     """One sample a row: the file, what the user asks (if anything), and the caption, which is learned."""
 
-    # Of one file.
-    max_bytes: int
-
     def __init__(self, config: C, location: Location) -> None:
         self._config = config
         self._root = location.root
@@ -85,38 +82,31 @@ class CaptionedReader(DraftingReader, Generic[C]):
         self._table = Table(self._root, location.file or config.captions, config.columns, config.limits)
 
     def drafts(self) -> Iterator[Draft | Quarantined]:
-        for row in self._table:
-            if isinstance(row, Quarantined):
-                yield row
-            else:
-                where, values = row
-                yield Draft(where, lambda where=where, values=values: self._sample(where, values))
+        yield from each_draft(self._table, self._sample)
 
     @abstractmethod
-    def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
-        """The segment of one file and what is known of it; ``InvalidArgumentError`` names ``path`` if it is bad."""
+    def load(self, name: str, values: dict[str, Any]) -> tuple[bytes, Segment, dict[str, Any]]:
+        """The bytes of the media of that name, their segment, and what is known of them.
+
+        ``InvalidArgumentError`` or ``NotFoundError`` says what is wrong with them.
+        """
 
     def _sample(self, where: str, values: dict[str, Any]) -> Sample:
         config, limits = self._config, self._config.limits
-        path = clean_text(values.get(config.media_column), config.media_column, limits)
+        name = clean_text(values.get(config.media_column), config.media_column, limits)
         caption = clean_text(values.get(config.caption_column), config.caption_column, limits)
-        data = read_inside(self._root, path, max_bytes=self.max_bytes)
-        shown, known = self.segment(data, path, values)
-        family = self._optional(values, config.family_column) or content_key(data)
+        data, shown, known = self.load(name, values)
         asked = [Segment(text=config.prompt, branch=1, task=config.task)] if config.prompt else []
-        return Sample(
-            id=f"{self._source}/{self._optional(values, config.id_column) or where}",
-            family=f"{self._source}/{family}",
-            split=self._optional(values, config.split_column) or config.splits.split_of(family),
-            segments=[
-                shown,
-                *asked,
-                Segment(text=caption, role="assistant", loss=True, branch=1, task=config.task),
-            ],
-            media=[data],
-            source=self._source,
-            license=config.license,
-            metadata={"file": path, **known, **{column: values.get(column) for column in config.metadata_columns}},
+        told = Segment(text=caption, role="assistant", loss=True, branch=1, task=config.task)
+        return made_sample(
+            config,
+            self._source,
+            self._optional(values, config.id_column) or where,
+            [shown, *asked, told],
+            [data],
+            metadata={"file": name, **known, **{column: values.get(column) for column in config.metadata_columns}},
+            family=self._optional(values, config.family_column),
+            split=self._optional(values, config.split_column),
         )
 
     def _optional(self, values: dict[str, Any], column: str) -> str:

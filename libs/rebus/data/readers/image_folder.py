@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rebus.data.readers.base import Location, checked_image
+from rebus.data.readers.base import Location
 from rebus.data.readers.captioned import CaptionedConfig, CaptionedReader
+from rebus.data.readers.pictures import Pictures
 from rebus.data.sample import Segment
 from rebus.registry import register
 
@@ -29,9 +30,8 @@ class ImageFolderReader(CaptionedReader[ImageFolderConfig]):
 
     def __init__(self, config: ImageFolderConfig, location: Location) -> None:
         super().__init__(config, location)
-        self.max_bytes = config.limits.image.max_bytes
+        self._pictures = Pictures(self._root, config.limits)
 
-    def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
-        """The picture, which has decoded whole."""
-        checked_image(data, path, self._config.limits)
-        return Segment(type="image", media=0), {}
+    def load(self, name: str, values: dict[str, Any]) -> tuple[bytes, Segment, dict[str, Any]]:
+        """The picture, which has decoded whole: a path, or an address of a host that images may be fetched from."""
+        return self._pictures.named(name), Segment(type="image", media=0), {}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rebus.data.readers.base import Location, Quarantined, SourceSettings, attempt, clean_text, content_key
-from rebus.data.readers.files import json_lines, list_files, open_inside, read_inside
+from rebus.data.readers.base import (
+    Location,
+    Quarantined,
+    ReaderLimits,
+    SourceSettings,
+    attempt,
+    clean_text,
+    each_row,
+    made_sample,
+)
+from rebus.data.readers.files import check_inside, each_file, json_lines, list_files, open_inside, text_lines
 from rebus.data.sample import Sample, Segment
-from rebus.errors import InvalidArgumentError, NotFoundError
 from rebus.registry import register
 
 _SUFFIXES = (".txt", ".jsonl")
-_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,67 +45,75 @@ class TextReader:
         self._files = [location.file] if location.file else config.files
         self._source = config.source or location.label
         for name in self._files:
-            with open_inside(self._root, name):  # a missing file shows before the job starts
-                pass
+            check_inside(self._root, name)
 
     def __iter__(self) -> Iterator[Sample | Quarantined]:
-        for name in self._files or list_files(self._root, _SUFFIXES):
-            if isinstance(name, Quarantined):
-                yield name
-            elif name.lower().endswith(".jsonl"):
-                yield from self._json_lines(name)
-            else:
-                yield from self._plain(name)
+        yield from each_file(self._files or list_files(self._root, _SUFFIXES), self._read)
+
+    def _read(self, name: str) -> Iterator[Sample | Quarantined]:
+        return self._json_lines(name) if name.lower().endswith(".jsonl") else self._plain(name)
 
     def _plain(self, name: str) -> Iterator[Sample | Quarantined]:
-        try:
-            text = read_inside(self._root, name, max_bytes=self._config.limits.max_file_bytes).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            yield Quarantined(name, f"not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}")
-            return
-        except (InvalidArgumentError, NotFoundError) as error:
-            yield Quarantined(name, str(error))
-            return
-        for line, unit in _units(text.replace("\r\n", "\n"), self._config.unit):
-            yield self._attempt(f"{name}:{line}" if line else name, unit)
+        limits = self._config.limits
+        with open_inside(self._root, name, max_bytes=limits.max_file_bytes) as file:
+            for line, text, broken in _units(text_lines(file, limits), self._config.unit, limits):
+                where = name if self._config.unit == "file" else f"{name}:{line}"
+                if broken:
+                    yield Quarantined(where, broken)
+                else:
+                    yield attempt(where, lambda where=where, text=text: self._sample(where, text))
 
     def _json_lines(self, name: str) -> Iterator[Sample | Quarantined]:
-        for entry in json_lines(self._root, name, self._config.limits):
-            if isinstance(entry, Quarantined):
-                yield entry
-            else:
-                where, values = entry
-                yield self._attempt(where, values.get(self._config.text_field))
-
-    def _attempt(self, where: str, value: Any) -> Sample | Quarantined:
-        return attempt(where, lambda: self._sample(where, value))
+        rows = json_lines(self._root, name, self._config.limits)
+        return each_row(rows, lambda where, values: self._sample(where, values.get(self._config.text_field)))
 
     def _sample(self, where: str, value: Any) -> Sample:
         text = clean_text(value, self._config.text_field, self._config.limits)
-        family = content_key(text.encode())  # repeats of a text stay in one split
-        return Sample(
-            id=f"{self._source}/{where}",
-            family=f"{self._source}/{family}",
-            split=self._config.splits.split_of(family),
-            segments=[Segment(text=text, role="assistant", loss=True, task="text")],
-            source=self._source,
-            license=self._config.license,
+        # Repeats of a text are one family, so that they stay in one split.
+        return made_sample(
+            self._config, self._source, where, [Segment(text=text, role="assistant", loss=True, task="text")]
         )
 
 
-def _units(text: str, unit: str) -> Iterator[tuple[int, str]]:
-    """``(first line, text)`` of each unit that is not blank; a whole file has no line (0) and may be blank."""
-    if unit == "file":
-        yield 0, text
-    elif unit == "line":
-        yield from ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
-    else:
-        start, line = 0, 1
-        for end in [*_BLANK_LINE.finditer(text), None]:
-            piece = text[start : end.start() if end else len(text)]
-            if piece.strip():
-                lead = piece[: len(piece) - len(piece.lstrip())]
-                yield line + lead.count("\n"), piece
-            if end:
-                line += text.count("\n", start, end.end())
-                start = end.end()
+class _Unit:
+    """Lines that become one text; no more of them are held than a text may have characters."""
+
+    def __init__(self, limits: ReaderLimits) -> None:
+        self._limits = limits
+        self._clear()
+
+    def _clear(self) -> None:
+        self._first, self._lines, self._chars, self._broken = 0, list[str](), 0, ""
+
+    def add(self, number: int, line: str | None) -> None:
+        """One more line; None for one that is too long."""
+        self._first = self._first or number
+        if line is None:
+            self._broken = f"more than the limit of {self._limits.max_line_bytes} bytes in a line"
+            return
+        self._chars += len(line)
+        if self._chars > self._limits.max_text_chars + len(line) - len(line.rstrip()):
+            self._broken = self._broken or f"more than the limit of {self._limits.max_text_chars} characters"
+        if not self._broken:
+            self._lines.append(line.replace("\r\n", "\n"))
+
+    def take(self) -> Iterator[tuple[int, str, str]]:
+        """``(first line, text, what is wrong with it)`` if there are lines, and begins anew."""
+        if self._first:
+            yield self._first, "".join(self._lines), self._broken
+        self._clear()
+
+
+def _units(lines: Iterable[tuple[int, str | None]], unit: str, limits: ReaderLimits) -> Iterator[tuple[int, str, str]]:
+    """``(first line, text, what is wrong with it)`` of each unit that is not blank."""
+    held = _Unit(limits)
+    for number, line in lines:
+        if unit == "file":
+            held.add(number, line)
+        elif line is not None and not line.strip():
+            yield from held.take()
+        else:
+            held.add(number, line)
+            if unit == "line":
+                yield from held.take()
+    yield from held.take()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rebus.data.readers.base import Location
 from rebus.data.readers.captioned import CaptionedReader, TimedConfig, timed_segment
+from rebus.data.readers.files import read_inside
 from rebus.data.sample import Segment
 from rebus.data.video import Video
 from rebus.registry import register
@@ -28,11 +28,9 @@ class VideoConfig(TimedConfig):
 class VideoReader(CaptionedReader[VideoConfig]):
     """Captioned video: a folder and a CSV, TSV or JSONL table of video paths and captions."""
 
-    def __init__(self, config: VideoConfig, location: Location) -> None:
-        super().__init__(config, location)
-        self.max_bytes = config.limits.video.max_bytes
-
-    def segment(self, data: bytes, path: str, values: dict[str, Any]) -> tuple[Segment, dict[str, Any]]:
+    def load(self, name: str, values: dict[str, Any]) -> tuple[bytes, Segment, dict[str, Any]]:
         """The video, every frame of which has decoded, with its length and size."""
-        info = Video(data, limits=self._config.limits.video, field=path).check()
-        return timed_segment("video", self._config, values, info.seconds), asdict(info)
+        limits = self._config.limits.video
+        data = read_inside(self._root, name, max_bytes=limits.max_bytes)
+        info = Video(data, limits=limits, field=name).check()
+        return data, timed_segment("video", self._config, values, info.seconds), asdict(info)
