@@ -25,6 +25,7 @@ from rebus.errors import invalid
 # Where each kind's components live; imported on first use of the kind.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "reader": ("rebus.data.readers",),
+    "exporter": ("rebus.data.exporters",),
     "curator": ("rebus.data.curators",),
     "embedder": ("rebus.retrieval.embedder",),
     "mixer": ("rebus.data.mixers",),

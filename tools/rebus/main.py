@@ -14,6 +14,7 @@ from tools.rebus.commands import (
     datasets,
     doctor,
     evaluate,
+    export,
     generate,
     ingest,
     lineage,
@@ -35,6 +36,7 @@ _PANELS: dict[str, dict[str, Any]] = {
     "Make": {
         "ingest": ingest.ingest,
         "datasets": datasets.app,
+        "export": export.export,
         "train": train.train,
         "runs": train.runs,
         "models": models.app,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rebus.client import Client
@@ -73,6 +74,11 @@ def service_of(name: str) -> str:
 
 def version(client: Client, collection: str, name: str) -> str:
     """A version's full name: ``scenes`` (the newest), ``scenes/3``, ``scenes/champion``, or the full name itself."""
+    return version_name(collection, name, lambda resource: client.get(resource).latest_version)
+
+
+def version_name(collection: str, name: str, latest_of: Callable[[str], str]) -> str:
+    """As ``version``, for whoever can tell the newest version of ``datasets/scenes`` (empty: there is none)."""
     parts = name.removeprefix(f"{collection}/").split("/")
     if len(parts) == 3 and parts[1] == "versions":
         return f"{collection}/{'/'.join(parts)}"
@@ -80,7 +86,7 @@ def version(client: Client, collection: str, name: str) -> str:
         return f"{collection}/{parts[0]}/versions/{parts[1]}"
     if len(parts) != 1:
         raise invalid("name", f"expected NAME, NAME/VERSION or {collection}/NAME/versions/VERSION, found {name!r}")
-    latest: str = client.get(f"{collection}/{parts[0]}").latest_version
+    latest = latest_of(f"{collection}/{parts[0]}")
     if not latest:
         raise NotFoundError(f"{collection}/{parts[0]} has no version yet")
     return latest

@@ -84,6 +84,11 @@ def to_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
+def to_row(sample: Sample) -> dict[str, Any]:
+    """One sample as a row of ``SCHEMA`` in plain values."""
+    return to_batch([sample]).to_pylist()[0]
+
+
 def to_batches(samples: Iterable[Sample], *, batch_rows: int, batch_bytes: int) -> Iterator[pa.RecordBatch]:
     """Arrow batches of at most ``batch_rows`` rows, cut earlier once they hold ``batch_bytes`` of media and text."""
     rows: list[Sample] = []

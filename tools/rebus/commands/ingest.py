@@ -25,8 +25,12 @@ def ingest(
     reader: Annotated[str, typer.Argument(help="How to read: image-folder, llava, text, emoji, scenes, ...")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to write a new version of.")],
     path: Annotated[
-        Path | None, typer.Argument(help="What to read, on the server's machine; none for readers that make samples.")
-    ] = None,
+        str,
+        typer.Argument(
+            help="What to read: a path on the server's machine, s3://bucket/prefix, or a web address; "
+            "none for readers that make samples."
+        ),
+    ] = "",
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader; repeatable.")
     ] = None,
@@ -42,7 +46,7 @@ def ingest(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Reads a source into a new version of a dataset; bad samples are left out and listed."""
-    source = Source(reader=reader, uri=str(path.expanduser().absolute()) if path else "")
+    source = Source(reader=reader, uri=_uri(path))
     source.settings.update(overlay({}, changes or []))
     wanted = Ingestion(
         dataset=names.full("datasets", dataset),
@@ -67,6 +71,11 @@ def finish(client: Client, name: str, format: Format) -> None:
         return
     fields = ("dataset_version", "num_samples", "num_quarantined", "name")
     print_fields((field.replace("_", " "), getattr(done, field)) for field in fields)
+
+
+def _uri(path: str) -> str:
+    """A path becomes absolute; addresses and the empty path stay as they are."""
+    return path if "://" in path or not path else str(Path(path).expanduser().absolute())
 
 
 def _report_bad(client: Client, name: str) -> None:

@@ -39,7 +39,7 @@ class ReaderLimits:
     max_line_bytes: int = 4 << 20
     # One file of a source. What comes over the network, or out of gzip, lies on disk while it is read.
     max_file_bytes: int = 64 << 30
-    # One HTML document.
+    # A file that is read whole: an HTML document, a table of names.
     max_document_bytes: int = 16 << 20
     # Tags of an HTML document that stand inside each other.
     max_depth: int = 512

@@ -151,7 +151,7 @@ class EmojiReader:
         )
 
     def _load(self, name: str) -> dict[str, Any]:
-        return parse_json(read_inside(self._names, name, max_bytes=self._config.limits.max_file_bytes))
+        return parse_json(read_inside(self._names, name, max_bytes=self._config.limits.max_document_bytes))
 
 
 def package_folder(package: str) -> Path:

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from rebus.data.audio import check_audio
 from rebus.data.readers.base import ReaderLimits, check_media, checked_image, clean_text
 from rebus.data.readers.files import parse_json
 from rebus.data.rows import SAMPLE_COLUMNS
-from rebus.data.sample import Sample, Segment
+from rebus.data.sample import Sample, Segment, SegmentType
+from rebus.data.video import Video
 from rebus.errors import InvalidArgumentError, invalid
 
 # What of a sample is not media; its metadata is JSON text, as in a dataset.
@@ -40,8 +42,17 @@ def exact_sample(record: Mapping[str, Any], media: Sequence[bytes], limits: Read
 def _check(segment: Segment, media: Sequence[bytes], limits: ReaderLimits) -> None:
     if segment.type == "text":
         clean_text(segment.text, "segments.text", limits)
-    elif segment.type == "image" and 0 <= segment.media < len(media):
-        checked_image(media[segment.media], f"media[{segment.media}]", limits)
+    elif 0 <= segment.media < len(media):
+        _check_media(segment.type, media[segment.media], f"media[{segment.media}]", limits)
+
+
+def _check_media(kind: SegmentType, data: bytes, field: str, limits: ReaderLimits) -> None:
+    if kind == "image":
+        checked_image(data, field, limits)
+    elif kind == "audio":
+        check_audio(data, limits=limits.audio, field=field)
+    elif kind == "video":
+        Video(data, limits=limits.video, field=field).check()
 
 
 def _segments(values: Any, limits: ReaderLimits) -> list[Segment]:

@@ -57,7 +57,8 @@ def read_inside(root: Root, relative: str, *, max_bytes: int) -> bytes:
     if not isinstance(root, Path):
         return root.read("/".join(_parts(relative)), max_bytes=max_bytes)
     with open_inside(root, relative, max_bytes=max_bytes) as file:
-        data = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, max_bytes) + 1)  # a buffer as large as asked for is made at once
     if len(data) > max_bytes:  # it has grown since it was opened
         raise too_large(relative, max_bytes)
     return data
