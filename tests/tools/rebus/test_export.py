@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rebus.data.dataset import write_version
 from rebus.data.readers import Location
-from rebus.data.rows import to_row
+from rebus.data.rows import to_batch
 from rebus.data.sample import Sample, Segment
 from rebus.registry import build
 from rebus.store import Store
@@ -27,7 +27,7 @@ def test_a_version_is_exported_and_reads_back(rebus: Command, store: Store, tmp_
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["samples"] == 3
     found = list(build("reader", {"name": "parquet"}, Location(tmp_path / "x")))
-    assert [to_row(sample) for sample in found] == [to_row(sample) for sample in SAMPLES]
+    assert to_batch(found).to_pylist() == to_batch(SAMPLES).to_pylist()
     assert rebus("export", "d/1", tmp_path / "y", "--split", "test").exit_code == 0
     (only,) = build("reader", {"name": "webdataset"}, Location(tmp_path / "y"))
     assert only.id == "s1"
