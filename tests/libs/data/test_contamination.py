@@ -104,10 +104,11 @@ def test_text_overlap_equals_counting_ngrams_by_hand(store: Store) -> None:
 
     found = {(match.row, match.item) for match in index.matches(batch)}
 
-    def grams(sample: Sample) -> set[int]:
-        return set(ngram_hashes(pa.array([sample.segments[0].text]), 3)[0].tolist())
+    def grams(rows: list[Sample]) -> list[set[int]]:
+        hashes, offsets = ngram_hashes(pa.array([sample.segments[0].text for sample in rows]), 3)
+        return [set(own.tolist()) for own in np.split(hashes, offsets[1:-1])]
 
-    asked, trained = [grams(item) for item in items], [grams(sample) for sample in samples]
+    asked, trained = grams(items), grams(samples)
     counts = Counter(gram for own in asked for gram in own)
     telling = [{gram for gram in own if counts[gram] <= 64} for own in asked]
     expected = {
