@@ -11,7 +11,9 @@ import pytest
 
 from rebus import registry
 from rebus.data.dataset import open_version, write_version
-from rebus.data.readers import Location, Quarantined
+from rebus.data.readers import Location, Quarantined, ReaderLimits
+from rebus.data.readers.exact import RECORD_FIELDS, exact_sample
+from rebus.data.rows import to_batch
 from rebus.data.sample import Sample, Segment
 from rebus.errors import InvalidArgumentError
 from rebus.store import Store
@@ -104,3 +106,15 @@ def test_a_missing_column_shows_before_anything_is_read(kind: str, tmp_path: Pat
 
     with pytest.raises(InvalidArgumentError, match="no column 'from'; its columns"):
         registry.build("reader", {"name": kind, "start_column": "from"}, Location(tmp_path))
+
+
+@KINDS
+def test_an_exported_sample_comes_back_and_its_media_are_checked(kind: str) -> None:
+    segments = [Segment(type=kind, media=0, end_seconds=0.5), Segment(text="a", start_seconds=0.25)]  # pyright: ignore[reportArgumentType]
+    sample = Sample(id="x", segments=segments, media=[FILES[kind]["a"]])
+    (row,) = to_batch([sample]).to_pylist()
+    record = {name: row[name] for name in RECORD_FIELDS}
+
+    assert exact_sample(record, sample.media, ReaderLimits()) == sample
+    with pytest.raises(InvalidArgumentError, match=r"media\[0\]: not a file of"):
+        exact_sample(record, [b"#EXTM3U"], ReaderLimits())
