@@ -13,7 +13,10 @@ from rebus.data.curators import (
     mmc4,
     opt_out,
     pii_scrub,
+    quality_clusters,
+    text_heuristics,
     text_length,
+    text_quality,
 )
 from rebus.data.curators.base import KEEP, Curator, Judgement
 
@@ -33,5 +36,8 @@ __all__ = [
     "mmc4",
     "opt_out",
     "pii_scrub",
+    "quality_clusters",
+    "text_heuristics",
     "text_length",
+    "text_quality",
 ]
