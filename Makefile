@@ -61,6 +61,6 @@ $(VENV)/.runtime: $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-assets-dev.txt
-	$(INSTALL) --editable '.[dev,otlp]'
+	$(INSTALL) --editable '.[dev,otlp,ray]'
 	$(INSTALL) --no-deps --requirement requirements-assets-dev.txt
 	@touch $@

@@ -31,6 +31,9 @@ _OBSERVED = "observed."
 _KEPT = -1
 
 Spec = Mapping[str, Any]
+# What carries out a stage: given the reader, the stage and the rows (ascending), what ``judge_batch`` says of them, in
+# batches of any order. ``run_stage`` does so in this process, ``curation_on_ray`` on many nodes.
+Runner = Callable[[DatasetReader, "Stage", NDArray[np.int64]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def curate(
     *,
     producer: str = "",
     on_rows: Callable[[int, int], None] = lambda done, total: None,
+    runner: Runner | None = None,
 ) -> Curated:
     """Runs curators (``{"name": "text-length", "min_chars": 8}``) over ``version``; media stay shared.
 
@@ -146,7 +150,7 @@ def curate(
     raise to stop; nothing is published then. ``InvalidArgumentError`` if no row would remain.
     """
     reader = open_version(store, version)
-    judged = judge_rows(reader, curators, on_rows=on_rows)
+    judged = judge_rows(reader, curators, on_rows=on_rows, runner=runner)
     return Curated(publish(store, reader, judged, producer=producer), judged.dropped)
 
 
@@ -168,8 +172,10 @@ def judge_rows(
     curators: Sequence[Spec],
     *,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
+    runner: Runner | None = None,
 ) -> Judged:
     """What the curators would drop, measure and rewrite; nothing is published."""
+    run = runner or run_stage
     chain = [_build(spec, number) for number, spec in enumerate(curators)]
     _check_columns(reader, chain)
     ledger = _Ledger(reader, [spec["name"] for spec in curators], chain)
@@ -178,7 +184,7 @@ def judge_rows(
         rows, done = ledger.kept(), 0
         stage = _stage(reader, curators[first:end], chain[first:end], first, ledger)
         observed = []
-        for result in run_stage(reader, stage, rows):
+        for result in run(reader, stage, rows):
             observed.append(ledger.enter(result))
             done += result.num_rows
             on_rows(round((number + done / len(rows)) / len(cuts) * reader.num_samples), reader.num_samples)

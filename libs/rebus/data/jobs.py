@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
 from rebus import registry
 from rebus.data.curation import judge_rows, publish
+from rebus.data.curation_on_ray import ADDRESS_ENV, StageOnRay
 from rebus.data.dataset import ensure_dataset, open_base, open_version, publish_staged
 from rebus.data.ingest_settings import IngestSettings
 from rebus.data.intake import Intake, SourceChangedError
@@ -130,7 +132,9 @@ def run_curation(ctx: JobContext) -> None:
         ctx.progress(0.9 * rows / total, f"judged {rows} of {total} rows")
 
     reader = open_version(ctx.store, curation.dataset_version)
-    judged = judge_rows(reader, _curator_specs(curation), on_rows=on_rows)
+    address = os.environ.get(ADDRESS_ENV)
+    runner = StageOnRay(address) if address else None
+    judged = judge_rows(reader, _curator_specs(curation), on_rows=on_rows, runner=runner)
     left_out = (Quarantined(row.sample_id, f"{row.curator}: {row.reason}") for row in judged.dropped)
     write_quarantine(ctx.store, ctx.name, left_out)
     done = _published(ctx.store, dataset_of(curation.dataset_version), ctx.name)

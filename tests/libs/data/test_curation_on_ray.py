@@ -1,0 +1,77 @@
+"""A curation on Ray Data says of every row what one in this process says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+import pytest
+
+from rebus.data.curation import curate
+from rebus.data.curation_on_ray import StageOnRay
+from rebus.data.dataset import open_version, write_version
+from rebus.data.sample import Sample, Segment
+from rebus.store import Store
+from tests.waiting import until
+
+CHAIN = [
+    {"name": "pii-scrub"},
+    {"name": "text-length", "min_chars": 20},
+    {"name": "minhash-dedup", "threshold": 0.6},
+    {"name": "language-id"},
+    {"name": "text-heuristics"},
+]
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StageOnRay]:
+    """A cluster of one node in processes of its own: this one, which uses Lance, must not fork."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    folder = tmp_path_factory.mktemp("ray")
+    start = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    bounds = [
+        "--num-cpus=2",
+        "--object-store-memory=100000000",
+        "--include-dashboard=false",
+        "--port=0",
+        "--disable-usage-stats",
+    ]
+    with pytest.MonkeyPatch.context() as patch, (folder / "out").open("wb") as out:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        head = subprocess.Popen(
+            [*start, *bounds, f"--temp-dir={folder}"], stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            found = until(lambda: re.search(r"--address='(.+?)'", (folder / "out").read_text()), seconds=90)
+            yield StageOnRay(found[1], processes=2)
+        finally:
+            ray.shutdown()
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()
+            head.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings
+def test_the_result_is_that_of_one_process(store: Store, on_ray: StageOnRay) -> None:
+    rng = np.random.default_rng(0)
+    words = [f"word{at}" for at in range(400)]
+    texts = [" ".join(rng.choice(words, int(rng.integers(2, 30)))) for _ in range(9_000)]
+    texts[10:60] = [f"{text} again" for text in texts[110:160]]
+    texts[200:260] = [f"{text} mail a{at}@b.org" for at, text in enumerate(texts[200:260])]
+    samples = [Sample(id=f"s{at:05}", segments=[Segment(text=text)]) for at, text in enumerate(texts)]
+    version = write_version(store, "datasets/x", samples)
+
+    here = curate(store, version.name, CHAIN)
+    there = curate(store, version.name, CHAIN, runner=on_ray)
+
+    assert len(here.dropped) > 50
+    assert there.dropped == here.dropped
+    left, right = (open_version(store, curated.version.name) for curated in (here, there))
+    assert left.column_names == right.column_names
+    columns = [name for name in left.column_names if name != "media"]
+    assert left.table(columns).equals(right.table(columns))
