@@ -22,7 +22,10 @@ from rebus.store.settings import StoreSettings
 
 Backend: TypeAlias = S3Store | MemoryStore
 
-HISTORY = 128  # ids; S3 allows 2 KiB of metadata. As many writes of others may come between a write and its answer.
+# Ids: as many writes of others may come between a write and its answer. S3 allows 2 KiB of metadata, names included.
+HISTORY = 200
+# What the error of a write says whose outcome nobody can tell any more.
+UNKNOWN = "whether it wrote cannot be known"
 _ATTRIBUTE = "rebus-writes"
 # The id of a create is marked, so that a history that reaches back to the object's creation is known to be whole.
 _CREATE = "="
@@ -125,7 +128,7 @@ class ConditionalWriter:
         if ours_is_ruled_out:
             raise failure
         raise UnavailableError(
-            f"{path}: the store did not answer, and whether it wrote cannot be known: it was changed since",
+            f"{path}: the store did not answer, and {UNKNOWN}: it was changed since",
             metadata={"path": path},
         )
 

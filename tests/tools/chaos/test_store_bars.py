@@ -48,4 +48,6 @@ def test_a_killed_server_loses_nothing_acknowledged(tmp_path: Path) -> None:
         result = seaweed_restart.run(1, 1, server)
     assert seaweed_restart.passed(result), result
     assert isinstance(result["acknowledged"], int)
+    assert isinstance(result["unknown"], int)
+    assert result["unknown"] <= seaweed_restart.WRITERS  # at most what each had under way
     assert result["acknowledged"] > 20
