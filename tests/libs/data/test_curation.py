@@ -21,7 +21,10 @@ from rebus.store import Store
 
 # They judge by what another resource of the store holds.
 NEEDS_THE_STORE = {"contamination", "embed"}
-REQUIRED: dict[str, dict[str, Any]] = {"contamination": {"benchmark": "datasets/b/versions/1"}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "contamination": {"benchmark": "datasets/b/versions/1"},
+    "text-quality": {"good": "datasets/g/versions/1", "bad": "datasets/b/versions/1"},
+}
 
 
 def image(width: int, height: int, shade: int = 0) -> bytes:
