@@ -20,7 +20,7 @@ from rebus.registry import components
 from rebus.store import Store
 
 # They judge by what another resource of the store holds.
-NEEDS_THE_STORE = {"contamination", "embed"}
+NEEDS_THE_STORE = {"contamination", "embed", "text-quality"}
 REQUIRED: dict[str, dict[str, Any]] = {
     "contamination": {"benchmark": "datasets/b/versions/1"},
     "text-quality": {"good": "datasets/g/versions/1", "bad": "datasets/b/versions/1"},
