@@ -50,8 +50,9 @@ class Scope:
         """Notes work that still runs in a thread though its caller no longer waits for it."""
         self._working.append(work)
 
-    def busy(self) -> bool:
-        """Whether abandoned work still runs."""
+    def end(self) -> bool:
+        """Tells the work to end; whether abandoned work still runs."""
+        self._cancelled = True
         return bool(self._working) and any(not work.done() for work in self._working)
 
     def when_idle(self, release: Callable[[], None]) -> None:

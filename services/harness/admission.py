@@ -70,13 +70,9 @@ class Places:
 
     def try_take(self, principal: str, size: int) -> bool:
         """Takes a place at once if there is one and nobody who may have one waits for it."""
-        share = self._shares.get(principal) or _Share()
-        if not (self._fits(size) and _allows(self.limits, share, size)):
-            return False
         if self._queue and any(self._may_have(waiter.principal, waiter.size) for waiter in self._queue):
             return False  # somebody waits for more room than there is, and must not be passed over for ever
-        self._take(principal, share, size)
-        return True
+        return self._take(principal, size)
 
     async def take(self, principal: str, size: int, seconds: float) -> None:
         """Takes a place, waiting up to ``seconds`` (or the pool's own bound); ``ResourceExhaustedError`` without."""
@@ -115,12 +111,24 @@ class Places:
         if self._queue:
             self._admit_waiting()
 
-    def _take(self, principal: str, share: _Share, size: int) -> None:
+    def _take(self, principal: str, size: int) -> bool:
+        """Takes a place if there is one that the principal may have. Every call comes here: it is all in one frame."""
+        limits, share = self.limits, self._shares.get(principal)
+        if share is None:
+            share = _Share()
+        if (
+            self.running >= limits.concurrent
+            or self.bytes + size > limits.bytes
+            or share.running >= limits.concurrent_per_principal
+            or share.bytes + size > limits.bytes_per_principal
+        ):
+            return False
         self._shares[principal] = share
         self.running += 1
         self.bytes += size
         share.running += 1
         share.bytes += size
+        return True
 
     def _share(self, principal: str) -> _Share:
         return self._shares.get(principal) or _Share()
@@ -130,20 +138,18 @@ class Places:
         if not (share.running or share.waiting):
             del self._shares[principal]
 
-    def _fits(self, size: int) -> bool:
-        return self.running < self.limits.concurrent and self.bytes + size <= self.limits.bytes
-
     def _may_have(self, principal: str, size: int) -> bool:
-        return _allows(self.limits, self._share(principal), size)
+        limits = self.limits
+        share = self._share(principal)
+        return share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
 
     def _admit_waiting(self) -> None:
         """Admits in order; stops at the first for whom there is no room, so that a large request is not passed over."""
         for waiter in list(self._queue):
             if waiter.admitted.done() or not self._may_have(waiter.principal, waiter.size):
                 continue  # done: cancelled, and about to leave
-            if not self._fits(waiter.size):
+            if not self._take(waiter.principal, waiter.size):
                 return
-            self._take(waiter.principal, self._share(waiter.principal), waiter.size)
             self._leave(waiter)
             waiter.admitted.set_result(None)
 
@@ -158,11 +164,6 @@ class Places:
         return ResourceExhaustedError(
             f"the server is at its limits: {why}; retry in {seconds:g} s", retry_seconds=seconds
         )
-
-
-def _allows(limits: PoolLimits, share: _Share, size: int) -> bool:
-    """Whether a principal that has ``share`` may have one more place."""
-    return share.running < limits.concurrent_per_principal and share.bytes + size <= limits.bytes_per_principal
 
 
 def _was_admitted(waiter: _Waiter) -> bool:

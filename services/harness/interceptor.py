@@ -58,10 +58,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return None
         metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
         call = self._calls.begin(method, metadata)
-        try:
-            await self._access.admit(method, metadata)
-        except Exception as error:
-            return self._refusal(method, call, error)
+        if self._access.enabled:  # else the caller is the one that nobody named
+            try:
+                await self._access.admit(method, metadata)
+            except Exception as error:
+                return self._refusal(method, call, error)
         if not method.startswith(_OWN_METHODS):
             return handler
         if method not in self._handlers:
@@ -77,7 +78,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             self._audit.refused(method, error)
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            with call.within(context) if call is not None else nullcontext():
+            with self._calls.current(context) if call is not None else nullcontext():
                 await _abort(method, context, error)
 
         return grpc.stream_stream_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
@@ -120,8 +121,14 @@ class _Method:
         else here, and a cancellation always ends a coroutine and frees its place.
         """
         started = time.monotonic()
-        with self._calls.current().within(context):
-            scope, timer = self._begin(context, started)
+        with self._calls.current(context):
+            asked: float | None = context.time_remaining()
+            policy = self._policy
+            seconds = policy.default_seconds if asked is None else min(asked, policy.max_seconds)
+            scope = cancellation.Scope(started + seconds)
+            cancellation.enter(scope)
+            # Where gRPC itself ends the call in time, nothing else needs to.
+            timer = None if seconds == asked else _Timer(seconds)
             try:
                 try:
                     if self._recorded:
@@ -157,20 +164,10 @@ class _Method:
                 validate(request)
             return await behaviour(request, context)
         finally:
-            scope.cancel()
-            if scope.busy():
+            if scope.end():
                 self._give_back_later(scope, principal, size)
             else:
                 self._places.give_back(principal, size)
-
-    def _begin(self, context: Any, started: float) -> tuple[cancellation.Scope, _Timer | None]:
-        """The call's scope, and a timer where gRPC itself does not end the call in time."""
-        asked: float | None = context.time_remaining()
-        policy = self._policy
-        seconds = policy.default_seconds if asked is None else min(asked, policy.max_seconds)
-        scope = cancellation.Scope(started + seconds)
-        cancellation.enter(scope)
-        return scope, None if seconds == asked else _Timer(seconds)
 
     def _give_back_later(self, scope: cancellation.Scope, principal: str, size: int) -> None:
         """Frees the call's place once threads that still work for it have noticed that it ended."""

@@ -58,10 +58,11 @@ class Calls:
         _current.set(call)
         return call
 
-    def current(self) -> Call:
-        """The call that this task answers, which ``begin`` returned."""
+    def current(self, context: Any) -> Call:
+        """The call that this task answers, which ``begin`` returned, with what gRPC knows of it."""
         call = _current.get()
         assert call is not None
+        call.context = context
         return call
 
     def unknown(self, path: str) -> None:
@@ -82,7 +83,11 @@ class _Method:
 def _enter_span(method: _Method, metadata: Any, exporting: bool) -> Span | None:
     """Makes the call's span current for the rest of the task. Where nothing is exported and the caller began no trace,
     the call is a trace of its own, without one."""
-    header = _header(metadata)
+    header = ""
+    for key, value in metadata or ():
+        if key == tracing.HEADER and isinstance(value, str):
+            header = value
+            break
     if header or exporting:
         parent = tracing.context_of(header) if header else None
         span = tracing.tracer.start_span(method.span_name, parent, SpanKind.SERVER, method.attributes)
@@ -91,13 +96,6 @@ def _enter_span(method: _Method, metadata: Any, exporting: bool) -> Span | None:
             return span
     tracing.begin()
     return None
-
-
-def _header(metadata: Any) -> str:
-    for key, value in metadata or ():
-        if key == tracing.HEADER and isinstance(value, str):
-            return value
-    return ""
 
 
 class Call:
@@ -111,19 +109,15 @@ class Call:
         self.path = path
         self._metrics = method.metrics
         self._started = time.perf_counter()
-        self._context: Any = None
+        # Of gRPC, once the call has come that far.
+        self.context: Any = None
         self._span = _enter_span(method, metadata, exporting)
-
-    def within(self, context: Any) -> Call:
-        """The call with what gRPC knows of it."""
-        self._context = context
-        return self
 
     def __enter__(self) -> None:
         self._metrics.in_flight += 1
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        code = self._code(error)
+        code = grpc.StatusCode.OK if error is None else self._code(error)
         self._metrics.in_flight -= 1
         self._metrics.ended(code, time.perf_counter() - self._started)
         if self._span is not None:
@@ -132,12 +126,10 @@ class Call:
                 self._span.set_status(Status(StatusCode.ERROR, code.name))
             self._span.end()
 
-    def _code(self, error: BaseException | None) -> grpc.StatusCode:
-        if error is None:
-            return grpc.StatusCode.OK
+    def _code(self, error: BaseException) -> grpc.StatusCode:
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            left = self._context.time_remaining()
+            left = self.context.time_remaining()
             passed = left is not None and left <= 0
             return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
-        code = self._context.code()
+        code = self.context.code()
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
