@@ -1,8 +1,9 @@
-"""How the process's allocator treats large buffers: messages, images, chunks of uploads."""
+"""How a server's process treats memory: large buffers (messages, images, chunks of uploads), and what never goes."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 # <malloc.h> of glibc.
@@ -27,3 +28,10 @@ def keep_buffers() -> bool:
     except AttributeError:  # musl
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def keep_what_is_loaded() -> None:
+    """Takes what exists by now, modules above all, out of the sight of garbage collections: it lives as long as the
+    process, and looking through it again and again takes the processor's caches from the calls."""
+    gc.collect()
+    gc.freeze()

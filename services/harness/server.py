@@ -27,7 +27,7 @@ from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
-from services.harness.memory import keep_buffers
+from services.harness.memory import keep_buffers, keep_what_is_loaded
 from services.harness.runtime import Runtime, run
 from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from services.harness.telemetry.logs import configure_logs
@@ -143,6 +143,7 @@ class Host:
     async def serve(self) -> None:
         """Runs until SIGTERM or SIGINT, then drains."""
         port = await self.start()
+        keep_what_is_loaded()
         log.info("serving %s on port %d, store %s", ", ".join(self._names()), port, self._runtime.store.url)
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

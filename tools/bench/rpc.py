@@ -67,7 +67,7 @@ async def _serve_bare(peer: Peer, connection: Connection) -> None:
 
 
 async def _serve_harness(kind: str, store: str, connection: Connection) -> None:
-    from services.harness.memory import keep_buffers
+    from services.harness.memory import keep_buffers, keep_what_is_loaded
     from services.harness.runtime import Runtime
     from services.harness.server import Host, Service, load
 
@@ -78,7 +78,9 @@ async def _serve_harness(kind: str, store: str, connection: Connection) -> None:
 
     services = [Service(("rebus.v1.MediaService",), add)] if kind == "harness" else load(["ingest"])
     host = Host(services, Runtime.open(store), address="127.0.0.1:0")
-    connection.send(await host.start())
+    port = await host.start()
+    keep_what_is_loaded()
+    connection.send(port)
     await asyncio.Event().wait()
 
 

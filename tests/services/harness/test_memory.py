@@ -35,3 +35,17 @@ def test_a_buffer_of_a_megabyte_faults_its_pages_once() -> None:
     pages = (1 << 20) // 4096
     assert _faults("kept") < 80 * pages
     assert _faults("default") > 400 * pages  # of the 800 buffers' pages
+
+
+def test_what_is_loaded_is_not_looked_through_again() -> None:
+    program = """
+import gc
+from services.harness import server
+from services.harness.memory import keep_what_is_loaded
+before = len(gc.get_objects())
+keep_what_is_loaded()
+print(before, len(gc.get_objects()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 100
