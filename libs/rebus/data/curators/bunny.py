@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from rebus.data import duplicates
+from rebus.data.clusters import clustered, matrix
 from rebus.data.columns import vectors
 from rebus.data.curators.alignment import SIMILARITY, alignment
 from rebus.data.curators.base import KEEP, Curator, Judgement
 from rebus.data.curators.embed import IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS
-from rebus.errors import invalid
 from rebus.registry import register
 
 Vectors = NDArray[np.float32]
@@ -23,7 +22,6 @@ Window = tuple[float, float]
 
 CLUSTER = "cluster"
 _ROWS_AT_A_TIME = 1024
-_ROWS_A_CLUSTER = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ class Bunny(Curator):
         reasons = np.full(len(ids), KEEP, object)
         cluster = np.full(len(ids), -1, np.int32)
         if len(pairs):
-            images = _matrix(observed.column("image").take(pa.array(pairs)), self._config.image_column)
+            images = matrix(observed.column("image").take(pa.array(pairs)).to_pylist(), self._config.image_column)
             cluster[pairs], reasons[pairs] = coreset(images, similarity[pairs], ids[pairs], self._config)
         clusters = pa.array(cluster, mask=cluster < 0)
         return Judgement(reasons.tolist(), {CLUSTER: clusters, SIMILARITY: observed.column(SIMILARITY)})
@@ -91,7 +89,7 @@ def coreset(
     images: Vectors, similarity: Vectors, ids: NDArray[np.object_], config: BunnyConfig
 ) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
     """Cluster and reason (``KEEP``: stays) of each pair, given unit vectors ``[N, D]`` and image-text cosines."""
-    cluster, nearness = clustered(images, config.clusters or -(-len(images) // _ROWS_A_CLUSTER), config.seed)
+    cluster, nearness = clustered(images, config.clusters, config.seed)
     first = duplicates.firsts(len(images), near_pairs(images, cluster, config.threshold))
     reasons = np.array([f"nearly repeats the image of {ids[at]}" for at in first], object)
     left = np.flatnonzero(first == np.arange(len(images)))
@@ -108,17 +106,6 @@ def coreset(
     return cluster, reasons
 
 
-def clustered(images: Vectors, clusters: int, seed: int) -> tuple[NDArray[np.int32], Vectors]:
-    """Spherical k-means: the cluster of each unit vector, and its cosine to the cluster's centre."""
-    kmeans = faiss.Kmeans(
-        images.shape[1], min(clusters, len(images)), seed=seed, spherical=True, min_points_per_centroid=1
-    )
-    kmeans.train(images)
-    assert kmeans.index is not None
-    nearness, nearest = kmeans.index.search(images, 1)
-    return nearest[:, 0].astype(np.int32), nearness[:, 0]
-
-
 def near_pairs(images: Vectors, cluster: NDArray[np.int32], threshold: float) -> duplicates.Pairs:
     """int64 ``[E, 2]``: pairs of one cluster whose cosine is at least ``threshold``."""
     order = np.argsort(cluster, kind="stable")
@@ -129,11 +116,3 @@ def near_pairs(images: Vectors, cluster: NDArray[np.int32], threshold: float) ->
             left, right = np.nonzero(images[block] @ images[members].T >= threshold)
             found.append(np.stack([block[left], members[right]], axis=1)[left + start < right])
     return np.concatenate(found)
-
-
-def _matrix(column: pa.Array, name: str) -> Vectors:
-    """float32 ``[N, D]`` of vectors kept as bytes; ``InvalidArgumentError`` if their dimensions differ."""
-    rows = column.to_pylist()
-    if len({len(row) for row in rows}) > 1:
-        raise invalid(name, "its vectors have different dimensions")
-    return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from rebus.data.clusters import clustered, matrix
 from rebus.data.columns import vectors
 from rebus.data.curators.base import KEEP, Curator, Judgement
-from rebus.data.curators.bunny import clustered
 from rebus.data.curators.embed import TEXT_EMBEDDINGS
 from rebus.data.curators.text_quality import QUALITY
-from rebus.errors import invalid
 from rebus.registry import register
 
 CLUSTER = "text_cluster"
-_ROWS_A_CLUSTER = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,8 @@ class QualityClusters(Curator):
         cluster = np.full(len(ids), -1, np.int32)
         reasons = [KEEP] * len(ids)
         if rows:
-            wanted = self._config.clusters or -(-len(rows) // _ROWS_A_CLUSTER)
-            cluster[rows], _ = clustered(self._matrix([texts[at] for at in rows]), wanted, self._config.seed)
+            found = matrix([texts[at] for at in rows], self._config.text_column)
+            cluster[rows], _ = clustered(found, self._config.clusters, self._config.seed)
             for number in np.unique(cluster[rows]).tolist():
                 members = np.flatnonzero(cluster == number)
                 mean = float(scores[members].mean())
@@ -75,8 +73,3 @@ class QualityClusters(Curator):
                     for at in members.tolist():
                         reasons[at] = told
         return Judgement(reasons, {CLUSTER: pa.array(cluster, mask=cluster < 0)})
-
-    def _matrix(self, rows: list[bytes]) -> np.ndarray:
-        if len({len(row) for row in rows}) > 1:
-            raise invalid(self._config.text_column, "its vectors have different dimensions")
-        return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
