@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from prometheus_client import CollectorRegistry
 
 from rebus.store import Store
-from services.harness.auth import Security, tokens
+from services.harness.auth import AccessControl, Security, tokens
 from services.harness.embedded import hosted
 from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from tests.services.harness.conftest import Secured
@@ -66,6 +69,28 @@ def test_every_role_reads_the_metrics_and_the_highest_hears_what_there_is(secure
 def test_without_access_control_metrics_are_open(store: Store) -> None:
     with serving(store, Security()) as port:
         assert fetch(f"http://127.0.0.1:{port}/metrics")[0] == 200
+
+
+def test_who_cannot_be_asked_about_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE_SECONDS", 0.1)
+    loop, free = asyncio.new_event_loop(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    gate = http.Gate(AccessControl(http.ROLES), loop)
+    server = http.MetricsServer(CollectorRegistry(), lambda: True, gate, "127.0.0.1", 0)
+    try:
+        at = f"http://127.0.0.1:{server.port}"
+        loop.call_soon_threadsafe(free.wait, 30)
+        assert fetch(f"{at}/metrics")[0] == 503
+        assert fetch(f"{at}/healthz")[0] == 200
+        free.set()
+        assert until(lambda: fetch(f"{at}/metrics")[0] == 200)
+    finally:
+        free.set()
+        server.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def test_a_certificate_is_rotated_under_the_port(store: Store, tmp_path: Path) -> None:
