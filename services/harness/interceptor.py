@@ -166,8 +166,8 @@ class _Method:
         finally:
             if scope.end():
                 self._give_back_later(scope, principal, size)
-            else:
-                self._places.give_back(principal, size)
+            else:  # once the response is on its way
+                asyncio.get_running_loop().call_soon(self._places.give_back, principal, size)
 
     def _give_back_later(self, scope: cancellation.Scope, principal: str, size: int) -> None:
         """Frees the call's place once threads that still work for it have noticed that it ended."""

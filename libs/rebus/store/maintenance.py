@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from rebus.config import digest, parse_yaml
 from rebus.errors import DataLossError, NotFoundError, RebusError
 from rebus.job_states import TERMINAL
-from rebus.store import documents, manifests, media
+from rebus.store import documents, manifests, media, requests
 from rebus.store.objects import ObjectInfo, Store
 from rebus.store.paths import is_staged
 from rebus.store.sealed import unseal
@@ -26,6 +26,8 @@ from rebus.v1.training_pb2 import Run
 DEFAULT_GRACE = timedelta(hours=24)
 # How far the clocks of the services' machines and that of the store may lie apart.
 CLOCK_SKEW = timedelta(minutes=15)
+# How long a repeat of a request is recognised. Clients repeat within minutes.
+REQUESTS_KEPT = timedelta(days=30)
 # The jobs are looked at again after this many removals.
 _RECHECK_EVERY = 100
 _SEALED = re.compile(r"(^(requests|leases|active)/.*|/events/\d+|/manifest|/claim)\.json$")
@@ -145,13 +147,15 @@ def _refers(store: Store, cls: type[DatasetVersion] | type[ModelVersion], name: 
 
 
 def garbage(store: Store, *, grace: timedelta = DEFAULT_GRACE, now: datetime | None = None) -> list[ObjectInfo]:
-    """Objects that no document, manifest or log accounts for and that are older than ``grace``.
+    """Objects that no document, manifest or log accounts for and that are older than ``grace``; records of requests
+    older than ``REQUESTS_KEPT``.
 
     Nothing written since the oldest job still active was accepted counts: that job may be about to refer to it.
     ``DataLossError`` if a document or a manifest cannot be read, since what it refers to is then unknown.
     """
+    now = now or datetime.now(UTC)
     # In this order: a job that ends and publishes in between is still protected by having been seen active.
-    cutoff = min((now or datetime.now(UTC)) - grace, _oldest_active(store))
+    cutoff = min(now - grace, _oldest_active(store))
     old: dict[str, ObjectInfo] = {}
     manifested: list[str] = []
     resources: set[str | None] = set()
@@ -159,6 +163,9 @@ def garbage(store: Store, *, grace: timedelta = DEFAULT_GRACE, now: datetime | N
         resources.add(_document_name(info.path))
         if info.path.endswith(f"/{manifests.MANIFEST}"):
             manifested.append(info.path.removesuffix(f"/{manifests.MANIFEST}"))
+        elif info.path.startswith(f"{requests.FOLDER}/"):
+            if info.last_modified < min(cutoff, now - REQUESTS_KEPT):
+                old[info.path] = info
         elif info.last_modified < cutoff and not _accounts_for_itself(info.path):
             old[info.path] = info
     for folder in manifested:

@@ -118,8 +118,12 @@ class Call:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         code = grpc.StatusCode.OK if error is None else self._code(error)
+        # The caller need not wait for the accounts: they are kept once the response is on its way.
+        asyncio.get_running_loop().call_soon(self._ended, code, time.perf_counter() - self._started)
+
+    def _ended(self, code: grpc.StatusCode, seconds: float) -> None:
         self._metrics.in_flight -= 1
-        self._metrics.ended(code, time.perf_counter() - self._started)
+        self._metrics.ended(code, seconds)
         if self._span is not None:
             self._span.set_attribute("rpc.grpc.status_code", code.value[0])
             if code in _SERVER_ERRORS:

@@ -15,10 +15,10 @@ from rebus.config import digest
 from rebus.errors import DataLossError
 from rebus.jobs import status
 from rebus.jobs.events import EventLog
-from rebus.store import Store, documents, maintenance, manifests
+from rebus.store import Store, documents, maintenance, manifests, requests
 from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.dataset_pb2 import Dataset, DatasetVersion
-from rebus.v1.training_pb2 import Run
+from rebus.v1.training_pb2 import CreateRunRequest, Run
 
 RUNS, STEPS, FILES = range(3), range(3), range(4)
 run_ids, step_ids = st.sampled_from(RUNS), st.sampled_from(STEPS)
@@ -228,6 +228,18 @@ def test_gc_stops_at_what_it_cannot_read(store: Store) -> None:
     store.put(path, store.get(path).replace(b"model", b"medel"))
     with pytest.raises(DataLossError, match=path):
         maintenance.garbage(store, now=_later())
+
+
+def test_a_request_is_recognised_for_a_month(store: Store) -> None:
+    request = CreateRunRequest(request_id="r")
+    first = requests.claim(store, request, "runs/a")
+    before, after = (datetime.now(UTC) + timedelta(days=days) for days in (29, 31))
+    assert maintenance.garbage(store, now=before) == []
+    found = maintenance.garbage(store, now=after)
+    assert [info.path for info in found] == [f"requests/{first.key}.json"]
+    assert requests.claim(store, request, "runs/b").name == "runs/a"
+    assert maintenance.collect(store, found) > 0
+    assert requests.claim(store, request, "runs/b").name == "runs/b"
 
 
 def test_half_written_files_go_with_the_grace_period(store: Store, tmp_path: Any) -> None:
