@@ -48,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [*start, *bounds, f"--temp-dir={folder}"], stdout=out, stderr=out, start_new_session=True
         )
         try:
-            found = until(lambda: re.search(r"--address='(.+?)'", (folder / "out").read_text()), seconds=90)
+            found = until(lambda: re.search(r"--address='(.+?)'", (folder / "out").read_text()))
             yield found[1]
         finally:
             for process in [*psutil.Process(head.pid).children(recursive=True), head]:
@@ -73,7 +73,7 @@ def test_the_result_is_that_of_one_process(store: Store, cluster: str) -> None:
     here = curate(store, version.name, CHAIN)
     # A process that Ray has connected ends when it loses its node, whatever else it does: not the one that tests.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        there = pool.submit(curate_on, cluster, store.url, version.name).result(300)
+        there = pool.submit(curate_on, cluster, store.url, version.name).result(600)
 
     assert len(here.dropped) > 50
     assert there.dropped == here.dropped
