@@ -44,6 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     with pytest.MonkeyPatch.context() as patch, (folder / "out").open("wb") as out:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")  # else a busy machine starves them
         head = subprocess.Popen(
             [*start, *bounds, f"--temp-dir={folder}"], stdout=out, stderr=out, start_new_session=True
         )
