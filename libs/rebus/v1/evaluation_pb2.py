@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from rebus.v1 import common_pb2 as rebus_dot_v1_dot_common__pb2
+from rebus.v1 import contamination_pb2 as rebus_dot_v1_dot_contamination__pb2
 from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rebus/v1/evaluation.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\x1a\x16rebus/v1/options.proto\"\xe0\x01\n\x05Score\x12\x11\n\tbenchmark\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\x12\x11\n\tnum_items\x18\x07 \x01(\x03\x12\x13\n\x06\x63hance\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08majority\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttext_only\x18\n \x01(\x01H\x02\x88\x01\x01\x42\t\n\x07_chanceB\x0b\n\t_majorityB\x0c\n\n_text_only\"\xb9\x01\n\rBenchmarkSpec\x12\x1c\n\tbenchmark\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12V\n\x0f\x64\x61taset_version\x18\x02 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\x16\n\x05split\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1a\n\tmax_items\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xb7\x04\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x63\n\rmodel_version\x18\x02 \x01(\tBL\xe2\x41\x01\x02\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12\x37\n\nbenchmarks\x18\x03 \x03(\x0b\x32\x17.rebus.v1.BenchmarkSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12\x1b\n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00\x12\x1a\n\x0cmodel_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12%\n\x06scores\x18\x06 \x03(\x0b\x32\x0f.rebus.v1.ScoreB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12M\n\x12\x62\x65nchmark_versions\x18\t \x03(\x0b\x32+.rebus.v1.Evaluation.BenchmarkVersionsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\n \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x1a\x38\n\x16\x42\x65nchmarkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:3\xea\x41\x30\n\x14rebus.dev/Evaluation\x12\x18\x65valuations/{evaluation}\"\xa8\x01\n\nPrediction\x12\x11\n\tbenchmark\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\tsample_id\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x12\n\nprediction\x18\x05 \x01(\t\x12\x12\n\nreferences\x18\x06 \x03(\t\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x1c\n\x14text_only_prediction\x18\x08 \x01(\t\"i\n\x17\x43reateEvaluationRequest\x12\x30\n\nevaluation\x18\x01 \x01(\x0b\x32\x14.rebus.v1.EvaluationB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"R\n\x14GetEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\"R\n\x16ListEvaluationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListEvaluationsResponse\x12)\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x14.rebus.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x16ListPredictionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListPredictionsResponse\x12)\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x14.rebus.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x16WatchEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"s\n\x17\x43\x61ncelEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x32\x9f\x04\n\x11\x45valuationService\x12S\n\x10\x43reateEvaluation\x12!.rebus.v1.CreateEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x02\x12M\n\rGetEvaluation\x12\x1e.rebus.v1.GetEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x01\x12^\n\x0fListEvaluations\x12 .rebus.v1.ListEvaluationsRequest\x1a!.rebus.v1.ListEvaluationsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12^\n\x0fListPredictions\x12 .rebus.v1.ListPredictionsRequest\x1a!.rebus.v1.ListPredictionsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12Q\n\x0fWatchEvaluation\x12 .rebus.v1.WatchEvaluationRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12S\n\x10\x43\x61ncelEvaluation\x12!.rebus.v1.CancelEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rebus/v1/evaluation.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\x1a\x1crebus/v1/contamination.proto\x1a\x16rebus/v1/options.proto\"J\n\x0bSubsetScore\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x11\n\tnum_items\x18\x04 \x01(\x03\"\x86\x02\n\x05Score\x12\x11\n\tbenchmark\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\x12\x11\n\tnum_items\x18\x07 \x01(\x03\x12\x13\n\x06\x63hance\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08majority\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttext_only\x18\n \x01(\x01H\x02\x88\x01\x01\x12$\n\x05\x63lean\x18\x0b \x01(\x0b\x32\x15.rebus.v1.SubsetScoreB\t\n\x07_chanceB\x0b\n\t_majorityB\x0c\n\n_text_only\"\xb9\x01\n\rBenchmarkSpec\x12\x1c\n\tbenchmark\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12V\n\x0f\x64\x61taset_version\x18\x02 \x01(\tB=\xbaH:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\x16\n\x05split\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1a\n\tmax_items\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xaa\x05\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x63\n\rmodel_version\x18\x02 \x01(\tBL\xe2\x41\x01\x02\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\x12\x37\n\nbenchmarks\x18\x03 \x03(\x0b\x32\x17.rebus.v1.BenchmarkSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12\x1b\n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00\x12\x1a\n\x0cmodel_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12%\n\x06scores\x18\x06 \x03(\x0b\x32\x0f.rebus.v1.ScoreB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12M\n\x12\x62\x65nchmark_versions\x18\t \x03(\x0b\x32+.rebus.v1.Evaluation.BenchmarkVersionsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\n \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x12;\n\x14\x63ontamination_policy\x18\x0b \x01(\x0b\x32\x1d.rebus.v1.ContaminationPolicy\x12\x34\n\rcontamination\x18\x0c \x03(\x0b\x32\x17.rebus.v1.ContaminationB\x04\xe2\x41\x01\x03\x1a\x38\n\x16\x42\x65nchmarkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:3\xea\x41\x30\n\x14rebus.dev/Evaluation\x12\x18\x65valuations/{evaluation}\"\xa8\x01\n\nPrediction\x12\x11\n\tbenchmark\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\tsample_id\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x12\n\nprediction\x18\x05 \x01(\t\x12\x12\n\nreferences\x18\x06 \x03(\t\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x1c\n\x14text_only_prediction\x18\x08 \x01(\t\"i\n\x17\x43reateEvaluationRequest\x12\x30\n\nevaluation\x18\x01 \x01(\x0b\x32\x14.rebus.v1.EvaluationB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"R\n\x14GetEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\"R\n\x16ListEvaluationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListEvaluationsResponse\x12)\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x14.rebus.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x16ListPredictionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListPredictionsResponse\x12)\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x14.rebus.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x16WatchEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"s\n\x17\x43\x61ncelEvaluationRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^evaluations/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x32\x9f\x04\n\x11\x45valuationService\x12S\n\x10\x43reateEvaluation\x12!.rebus.v1.CreateEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x02\x12M\n\rGetEvaluation\x12\x1e.rebus.v1.GetEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x01\x12^\n\x0fListEvaluations\x12 .rebus.v1.ListEvaluationsRequest\x1a!.rebus.v1.ListEvaluationsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12^\n\x0fListPredictions\x12 .rebus.v1.ListPredictionsRequest\x1a!.rebus.v1.ListPredictionsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12Q\n\x0fWatchEvaluation\x12 .rebus.v1.WatchEvaluationRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12S\n\x10\x43\x61ncelEvaluation\x12!.rebus.v1.CancelEvaluationRequest\x1a\x14.rebus.v1.Evaluation\"\x06\xc2\xf3\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,6 +67,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['benchmark_versions']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['job']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['job']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['contamination']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['contamination']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION']._loaded_options = None
   _globals['_EVALUATION']._serialized_options = b'\352A0\n\024rebus.dev/Evaluation\022\030evaluations/{evaluation}'
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['evaluation']._loaded_options = None
@@ -104,32 +107,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATIONSERVICE'].methods_by_name['WatchEvaluation']._serialized_options = b'\302\363\030\002\010\001'
   _globals['_EVALUATIONSERVICE'].methods_by_name['CancelEvaluation']._loaded_options = None
   _globals['_EVALUATIONSERVICE'].methods_by_name['CancelEvaluation']._serialized_options = b'\302\363\030\002\010\002'
-  _globals['_SCORE']._serialized_start=176
-  _globals['_SCORE']._serialized_end=400
-  _globals['_BENCHMARKSPEC']._serialized_start=403
-  _globals['_BENCHMARKSPEC']._serialized_end=588
-  _globals['_EVALUATION']._serialized_start=591
-  _globals['_EVALUATION']._serialized_end=1158
-  _globals['_EVALUATION_BENCHMARKVERSIONSENTRY']._serialized_start=1049
-  _globals['_EVALUATION_BENCHMARKVERSIONSENTRY']._serialized_end=1105
-  _globals['_PREDICTION']._serialized_start=1161
-  _globals['_PREDICTION']._serialized_end=1329
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=1331
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=1436
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1438
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1520
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1522
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1604
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1606
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1699
-  _globals['_LISTPREDICTIONSREQUEST']._serialized_start=1702
-  _globals['_LISTPREDICTIONSREQUEST']._serialized_end=1846
-  _globals['_LISTPREDICTIONSRESPONSE']._serialized_start=1848
-  _globals['_LISTPREDICTIONSRESPONSE']._serialized_end=1941
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1943
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=2057
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=2059
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=2174
-  _globals['_EVALUATIONSERVICE']._serialized_start=2177
-  _globals['_EVALUATIONSERVICE']._serialized_end=2720
+  _globals['_SUBSETSCORE']._serialized_start=205
+  _globals['_SUBSETSCORE']._serialized_end=279
+  _globals['_SCORE']._serialized_start=282
+  _globals['_SCORE']._serialized_end=544
+  _globals['_BENCHMARKSPEC']._serialized_start=547
+  _globals['_BENCHMARKSPEC']._serialized_end=732
+  _globals['_EVALUATION']._serialized_start=735
+  _globals['_EVALUATION']._serialized_end=1417
+  _globals['_EVALUATION_BENCHMARKVERSIONSENTRY']._serialized_start=1308
+  _globals['_EVALUATION_BENCHMARKVERSIONSENTRY']._serialized_end=1364
+  _globals['_PREDICTION']._serialized_start=1420
+  _globals['_PREDICTION']._serialized_end=1588
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=1590
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=1695
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1697
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1779
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1781
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1863
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1865
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1958
+  _globals['_LISTPREDICTIONSREQUEST']._serialized_start=1961
+  _globals['_LISTPREDICTIONSREQUEST']._serialized_end=2105
+  _globals['_LISTPREDICTIONSRESPONSE']._serialized_start=2107
+  _globals['_LISTPREDICTIONSRESPONSE']._serialized_end=2200
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=2202
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=2316
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=2318
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=2433
+  _globals['_EVALUATIONSERVICE']._serialized_start=2436
+  _globals['_EVALUATIONSERVICE']._serialized_end=2979
 # @@protoc_insertion_point(module_scope)

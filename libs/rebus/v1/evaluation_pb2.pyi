@@ -2,6 +2,7 @@ from buf.validate import validate_pb2 as _validate_pb2
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
 from rebus.v1 import common_pb2 as _common_pb2
+from rebus.v1 import contamination_pb2 as _contamination_pb2
 from rebus.v1 import options_pb2 as _options_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -11,8 +12,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SubsetScore(_message.Message):
+    __slots__ = ("value", "low", "high", "num_items")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    num_items: int
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., num_items: _Optional[int] = ...) -> None: ...
+
 class Score(_message.Message):
-    __slots__ = ("benchmark", "group", "metric", "value", "low", "high", "num_items", "chance", "majority", "text_only")
+    __slots__ = ("benchmark", "group", "metric", "value", "low", "high", "num_items", "chance", "majority", "text_only", "clean")
     BENCHMARK_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +36,7 @@ class Score(_message.Message):
     CHANCE_FIELD_NUMBER: _ClassVar[int]
     MAJORITY_FIELD_NUMBER: _ClassVar[int]
     TEXT_ONLY_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_FIELD_NUMBER: _ClassVar[int]
     benchmark: str
     group: str
     metric: str
@@ -33,7 +47,8 @@ class Score(_message.Message):
     chance: float
     majority: float
     text_only: float
-    def __init__(self, benchmark: _Optional[str] = ..., group: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., num_items: _Optional[int] = ..., chance: _Optional[float] = ..., majority: _Optional[float] = ..., text_only: _Optional[float] = ...) -> None: ...
+    clean: SubsetScore
+    def __init__(self, benchmark: _Optional[str] = ..., group: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., num_items: _Optional[int] = ..., chance: _Optional[float] = ..., majority: _Optional[float] = ..., text_only: _Optional[float] = ..., clean: _Optional[_Union[SubsetScore, _Mapping]] = ...) -> None: ...
 
 class BenchmarkSpec(_message.Message):
     __slots__ = ("benchmark", "dataset_version", "split", "max_items")
@@ -48,7 +63,7 @@ class BenchmarkSpec(_message.Message):
     def __init__(self, benchmark: _Optional[str] = ..., dataset_version: _Optional[str] = ..., split: _Optional[str] = ..., max_items: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "model_version", "benchmarks", "seed", "model_digest", "scores", "digest", "code_revision", "benchmark_versions", "job")
+    __slots__ = ("name", "model_version", "benchmarks", "seed", "model_digest", "scores", "digest", "code_revision", "benchmark_versions", "job", "contamination_policy", "contamination")
     class BenchmarkVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +81,8 @@ class Evaluation(_message.Message):
     CODE_REVISION_FIELD_NUMBER: _ClassVar[int]
     BENCHMARK_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    CONTAMINATION_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CONTAMINATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_version: str
     benchmarks: _containers.RepeatedCompositeFieldContainer[BenchmarkSpec]
@@ -76,7 +93,9 @@ class Evaluation(_message.Message):
     code_revision: str
     benchmark_versions: _containers.ScalarMap[str, str]
     job: _common_pb2.JobStatus
-    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[str] = ..., benchmarks: _Optional[_Iterable[_Union[BenchmarkSpec, _Mapping]]] = ..., seed: _Optional[int] = ..., model_digest: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., benchmark_versions: _Optional[_Mapping[str, str]] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ...) -> None: ...
+    contamination_policy: _contamination_pb2.ContaminationPolicy
+    contamination: _containers.RepeatedCompositeFieldContainer[_contamination_pb2.Contamination]
+    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[str] = ..., benchmarks: _Optional[_Iterable[_Union[BenchmarkSpec, _Mapping]]] = ..., seed: _Optional[int] = ..., model_digest: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., benchmark_versions: _Optional[_Mapping[str, str]] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ..., contamination_policy: _Optional[_Union[_contamination_pb2.ContaminationPolicy, _Mapping]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("benchmark", "group", "sample_id", "question", "prediction", "references", "score", "text_only_prediction")

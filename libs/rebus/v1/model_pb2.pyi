@@ -4,6 +4,7 @@ from buf.validate import validate_pb2 as _validate_pb2
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from rebus.v1 import contamination_pb2 as _contamination_pb2
 from rebus.v1 import options_pb2 as _options_pb2
 from rebus.v1 import training_pb2 as _training_pb2
 from google.protobuf.internal import containers as _containers
@@ -34,7 +35,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Mapping[str, str]] = ..., latest_version: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("name", "architecture", "run", "recipe_digest", "code_revision", "parents", "mixture", "digest", "preprocess_digest", "num_parameters", "create_time")
+    __slots__ = ("name", "architecture", "run", "recipe_digest", "code_revision", "parents", "mixture", "digest", "preprocess_digest", "num_parameters", "create_time", "contamination")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +47,7 @@ class ModelVersion(_message.Message):
     PREPROCESS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CONTAMINATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     architecture: str
     run: str
@@ -57,7 +59,8 @@ class ModelVersion(_message.Message):
     preprocess_digest: str
     num_parameters: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., run: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., mixture: _Optional[_Iterable[_Union[_training_pb2.MixtureShare, _Mapping]]] = ..., digest: _Optional[str] = ..., preprocess_digest: _Optional[str] = ..., num_parameters: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    contamination: _containers.RepeatedCompositeFieldContainer[_contamination_pb2.Contamination]
+    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., run: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., mixture: _Optional[_Iterable[_Union[_training_pb2.MixtureShare, _Mapping]]] = ..., digest: _Optional[str] = ..., preprocess_digest: _Optional[str] = ..., num_parameters: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ...) -> None: ...
 
 class LineageNode(_message.Message):
     __slots__ = ("name", "kind", "digest", "attributes")
