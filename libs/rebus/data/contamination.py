@@ -1,66 +1,39 @@
 """Which samples of a training set hold samples of a benchmark: by n-grams, perceptual hashes and embeddings.
 
 The same index serves the curator ``contamination``, which drops such rows from training data, and
-``contamination_report``, which tells an evaluation how much of its benchmark a training set has seen.
+``contamination_report``, which tells how much of a benchmark a training set holds. ``contamination_gate`` puts such
+reports together for a run or an evaluation.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rebus.config import to_plain
 from rebus.data.columns import hash_images, joined_texts, vectors
+from rebus.data.contamination_match import MatchConfig
 from rebus.data.dataset import DatasetReader, open_version
-from rebus.data.image_hash import MAX_DISTANCE, HashIndex, stacked
-from rebus.data.shingles import Unit, ngram_hashes
-from rebus.errors import FailedPreconditionError
+from rebus.data.image_hash import HashIndex, stacked
+from rebus.data.shingles import ngram_hashes
+from rebus.errors import FailedPreconditionError, invalid
 from rebus.store import Store
 
-By = Literal["text", "image", "embedding"]
 Ints = NDArray[np.int64]
 
-_BATCH_ROWS = 512
+# Rows held at a time, with their images: few, since a row may hold several photographs.
+_BATCH_ROWS = 64
+_BATCH_ROWS_WITHOUT_MEDIA = 1024
 # What so many items of a benchmark say is its template, not its content.
 _MAX_OWNERS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchConfig:
-    """When a sample holds an item of a benchmark; any of ``by`` is enough."""
-
-    by: tuple[By, ...] = ("text", "image")
-    # Of an item's n-grams, the share that the sample has. Those that over 64 items have do not count.
-    min_overlap: float = 0.5
-    ngram: int = 8
-    unit: Unit = "words"
-    # Bits of 128 by which the hashes of an image of each differ.
-    max_distance: int = 10
-    # Cosine of an embedding of each, in columns that both versions have.
-    min_cosine: float = 0.95
-    embedding_column: str = "image_embeddings"
-    # Rows of the benchmark that are its items; all if empty.
-    split: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.by:
-            raise ValueError("by must name at least one of text, image, embedding")
-        if not (0 < self.min_overlap <= 1 and 0 < self.min_cosine <= 1 and 1 <= self.ngram <= 64):
-            raise ValueError(f"min_overlap={self.min_overlap}, min_cosine={self.min_cosine} or ngram is out of range")
-        if not 0 <= self.max_distance <= MAX_DISTANCE:
-            raise ValueError(f"max_distance={self.max_distance} is outside 0 .. {MAX_DISTANCE}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Columns that matching needs, of the benchmark as of the samples."""
-        media = ("media",) if "image" in self.by else ()
-        embedding = (self.embedding_column,) if "embedding" in self.by else ()
-        return ("id", "segments", *media, *embedding)
 
 
 @dataclass(frozen=True)
@@ -76,28 +49,30 @@ class BenchmarkIndex:
     """The items of a benchmark, to be found in samples."""
 
     def __init__(self, reader: DatasetReader, config: MatchConfig) -> None:
-        self._config = config
-        batches = list(_observed(reader, config))
-        self.ids = [identifier for batch in batches for identifier in batch.column("id").to_pylist()]
-        if "text" in config.by:
-            starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-            cut = [_grams(batch, config) for batch in batches]
-            self._index_texts([(grams, rows + start) for (grams, rows), start in zip(cut, starts, strict=False)])
-        if "image" in config.by:
-            rows = [row for batch in batches for row in hash_images(batch).to_pylist()]
-            self._hash_items = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-            hashes = stacked([value for row in rows for value in row])
-            self._hashes = HashIndex(hashes, config.max_distance)
-        if "embedding" in config.by:
-            found = [value for batch in batches for value in vectors(batch, config.embedding_column)]
-            self._vector_items = np.repeat(np.arange(len(found)), [len(value) for value in found])
-            self._vectors = np.concatenate([value for value in found if len(value)] or [np.empty((0, 0), np.float32)])
+        self.name, self.config = reader.version.name, config
+        self.ids: list[str] = []
+        texts: list[tuple[NDArray[np.uint64], Ints]] = []
+        hashes: list[list[bytes]] = []
+        embedded: list[np.ndarray] = []
+        for batch in _scan(reader, config, config.split, ()):  # what is kept of a batch holds no image
+            if "text" in config.by:
+                grams, rows = _grams(batch, config)
+                texts.append((grams, rows + len(self.ids)))
+            if "image" in config.by:
+                hashes += hash_images(batch).to_pylist()
+            if "embedding" in config.by:
+                embedded += vectors(batch, config.embedding_column)
+            self.ids += batch.column("id").to_pylist()
+        self._index_texts(texts)
+        self._index_hashes(hashes)
+        self._vector_items = np.repeat(np.arange(len(embedded)), [len(value) for value in embedded])
+        self._vectors = np.concatenate([value for value in embedded if len(value)] or [np.empty((0, 0), np.float32)])
 
     def matches(self, batch: pa.RecordBatch) -> list[Match]:
         """Every (sample, item) that match, with one reason each, by sample."""
         found: dict[tuple[int, int], str] = {}
         searches = {"text": self._by_text, "image": self._by_image, "embedding": self._by_embedding}
-        for kind in self._config.by:
+        for kind in self.config.by:
             for row, item, reason in searches[kind](batch):
                 found.setdefault((row, item), reason)
         return [Match(row, self.ids[item], reason) for (row, item), reason in sorted(found.items())]
@@ -112,29 +87,43 @@ class BenchmarkIndex:
         self._grams, self._gram_items = grams[telling], items[telling]
         self._gram_counts = np.bincount(self._gram_items, minlength=len(self.ids))
 
+    def _index_hashes(self, rows: Sequence[Sequence[bytes]]) -> None:
+        hashes = stacked([value for row in rows for value in row])
+        items = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        unique, member = np.unique(hashes, axis=0, return_inverse=True)
+        self._hashes = HashIndex(unique, self.config.max_distance)
+        # The items of each hash: many questions may be asked about one picture.
+        order = np.argsort(member.reshape(-1), kind="stable")
+        ends = np.cumsum(np.bincount(member.reshape(-1), minlength=len(unique)))
+        self._hash_items = np.split(items[order], ends[:-1])
+
     def _by_text(self, batch: pa.RecordBatch) -> Iterator[tuple[int, int, str]]:
-        grams, rows = _grams(batch, self._config)
+        grams, rows = _grams(batch, self.config)
         low, high = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
         counts = high - low
         at = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         pairs = np.stack([np.repeat(rows, counts), self._gram_items[at]], axis=1)
         unique, shared = np.unique(pairs, axis=0, return_counts=True)
         overlap = shared / np.maximum(self._gram_counts[unique[:, 1]], 1)
-        for at in np.flatnonzero(overlap >= self._config.min_overlap):
-            yield int(unique[at, 0]), int(unique[at, 1]), f"{overlap[at]:.0%} of its {self._config.ngram}-grams"
+        for at in np.flatnonzero(overlap >= self.config.min_overlap):
+            yield int(unique[at, 0]), int(unique[at, 1]), f"{overlap[at]:.0%} of its {self.config.ngram}-grams"
 
     def _by_image(self, batch: pa.RecordBatch) -> Iterator[tuple[int, int, str]]:
         hashes = hash_images(batch).to_pylist()
         rows = np.repeat(np.arange(len(hashes)), [len(row) for row in hashes])
         pairs, distances = self._hashes.near(stacked([value for row in hashes for value in row]))
         for (query, found), distance in zip(pairs.tolist(), distances.tolist(), strict=True):
-            yield int(rows[query]), int(self._hash_items[found]), f"an image at {distance} of 128 bits"
+            for item in self._hash_items[found].tolist():
+                yield int(rows[query]), item, f"an image at {distance} of 128 bits"
 
     def _by_embedding(self, batch: pa.RecordBatch) -> Iterator[tuple[int, int, str]]:
-        for row, own in enumerate(vectors(batch, self._config.embedding_column)):
+        for row, own in enumerate(vectors(batch, self.config.embedding_column)):
             if len(own) and len(self._vectors):
+                if own.shape[1] != self._vectors.shape[1]:
+                    found = f"vectors of {own.shape[1]} numbers, the benchmark's have {self._vectors.shape[1]}"
+                    raise invalid(self.config.embedding_column, found)
                 cosines = (own @ self._vectors.T).max(axis=0)
-                for at in np.flatnonzero(cosines >= self._config.min_cosine).tolist():
+                for at in np.flatnonzero(cosines >= self.config.min_cosine).tolist():
                     yield row, int(self._vector_items[at]), f"an embedding at cosine {cosines[at]:.3f}"
 
 
@@ -146,6 +135,8 @@ class ContaminationReport:
     training: str
     config: MatchConfig
     num_items: int
+    # Training rows looked through.
+    num_samples: int
     seen: dict[str, tuple[str, str]]
 
     @property
@@ -171,20 +162,49 @@ def contamination_report(
     store: Store, training: str, benchmark: str, config: MatchConfig | None = None
 ) -> ContaminationReport:
     """Looks in every row of version ``training`` for the items of version ``benchmark``."""
-    config = config or MatchConfig()
-    index = BenchmarkIndex(open_version(store, benchmark), config)
+    index = BenchmarkIndex(open_version(store, benchmark), config or MatchConfig())
+    return held_items(index, open_version(store, training))
+
+
+def held_items(
+    index: BenchmarkIndex,
+    reader: DatasetReader,
+    *,
+    split: str = "",
+    sources: Sequence[str] = (),
+    progress: Callable[[int], None] = lambda rows: None,
+) -> ContaminationReport:
+    """Looks in the rows of one split and of some sources (all, if empty) for the items of ``index``.
+
+    ``progress`` hears how many rows of the split were read and may raise to stop. Raises ``InvalidArgumentError`` if
+    the version has no column of the embeddings that are to be compared.
+    """
     seen: dict[str, tuple[str, str]] = {}
-    for batch in open_version(store, training).scan_columns(config.reads, batch_rows=_BATCH_ROWS):
+    read = num_samples = 0
+    for batch in _scan(reader, index.config, split, ("source",) if sources else ()):
+        read += batch.num_rows
+        if sources:
+            batch = batch.filter(pc.is_in(batch.column("source"), pa.array(list(sources), pa.string())))
+        num_samples += batch.num_rows
         ids = batch.column("id").to_pylist()
         for match in index.matches(batch):
             seen.setdefault(match.item, (ids[match.row], match.reason))
+        progress(read)
     return ContaminationReport(
-        benchmark=benchmark, training=training, config=config, num_items=len(index.ids), seen=seen
+        benchmark=index.name,
+        training=reader.version.name,
+        config=index.config,
+        num_items=len(index.ids),
+        num_samples=num_samples,
+        seen=seen,
     )
 
 
-def _observed(reader: DatasetReader, config: MatchConfig) -> Iterator[pa.RecordBatch]:
-    return reader.scan_columns(config.reads, config.split, batch_rows=_BATCH_ROWS)
+def _scan(reader: DatasetReader, config: MatchConfig, split: str, further: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    if "embedding" in config.by and config.embedding_column not in reader.column_names:
+        raise invalid("embedding_column", f"{reader.version.name} has no column {config.embedding_column!r}")
+    rows = _BATCH_ROWS if "image" in config.by else _BATCH_ROWS_WITHOUT_MEDIA
+    return reader.scan_columns((*config.reads, *further), split, batch_rows=rows)
 
 
 def _grams(batch: pa.RecordBatch, config: MatchConfig) -> tuple[NDArray[np.uint64], Ints]:

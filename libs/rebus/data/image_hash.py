@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -56,6 +55,8 @@ class HashIndex:
         self._unique, member = np.unique(hashes, axis=0, return_inverse=True)  # equal ones would fill one bucket
         self._order = np.argsort(member.reshape(-1), kind="stable")
         self._bounds = np.searchsorted(member.reshape(-1)[self._order], np.arange(len(self._unique) + 1))
+        import faiss  # settings name the greatest distance without loading what searches
+
         self._index = faiss.IndexBinaryMultiHash(8 * HASH_BYTES, _PARTS, _PART_BITS)
         self._index.nflip = max_distance // _PARTS
         if len(self._unique):

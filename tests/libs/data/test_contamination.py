@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from rebus.data.contamination import BenchmarkIndex, MatchConfig, contamination_report
+from rebus.data.contamination import BenchmarkIndex, contamination_report
+from rebus.data.contamination_match import MatchConfig
 from rebus.data.curation import curate
 from rebus.data.dataset import derive_version, open_version, write_version
 from rebus.data.sample import Sample, Segment
@@ -69,6 +70,43 @@ def test_planted_items_are_found_with_their_reasons(store: Store) -> None:
     assert report.share == len(report.seen) / 80
     assert report.seen["q7"] == ("text7", "100% of its 8-grams")
     assert report.to_plain()["share"] == report.share
+
+
+def test_recall_and_precision_of_each_way(store: Store) -> None:
+    """Copies as they are met: sentences edited and quoted inside longer texts, pictures saved again at other sizes."""
+    rng = np.random.default_rng(3)
+    questions = [prose(rng, 40) for _ in range(60)]
+    items = [row(f"q{at}", text, picture(at, size=128)) for at, text in enumerate(questions)]
+    benchmark = write_version(store, "datasets/bench", items).name
+
+    def edited(text: str) -> str:
+        words = text.split()
+        words[int(rng.integers(len(words)))] = "another"  # touches 8 of 33 8-grams at most
+        return f"{prose(rng, 20)} {' '.join(words).title()}, {prose(rng, 20)}"
+
+    resaved = [picture(at, ("JPEG", "WEBP", "PNG")[at % 3], (48, 80, 200)[at % 3]) for at in range(60)]
+    texts = [row(f"t{at}", edited(questions[at]) if at < 30 else prose(rng, 80), picture(900 + at)) for at in range(60)]
+    images = [row(f"i{at}", prose(rng, 80), resaved[at] if at >= 30 else picture(500 + at)) for at in range(60)]
+    training = write_version(store, "datasets/train", [*texts, *images]).name
+    held = {"text": {f"q{at}" for at in range(30)}, "image": {f"q{at}" for at in range(30, 60)}}
+
+    for way, expected in held.items():
+        found = set(contamination_report(store, training, benchmark, MatchConfig(by=(way,))).seen)
+        recall, precision = len(found & expected) / len(expected), len(found & expected) / max(len(found), 1)
+        print(f"{way}: recall {recall:.3f}, precision {precision:.3f}")
+        assert (recall >= 0.95, precision >= 0.95) == (True, True), way
+
+
+def test_every_item_that_shows_a_picture_is_found(store: Store) -> None:
+    """Many questions may be asked about one picture."""
+    rng = np.random.default_rng(4)
+    items = [row(f"q{at}", prose(rng, 20), picture(at // 5)) for at in range(20)]
+    benchmark = write_version(store, "datasets/bench", items).name
+    training = write_version(store, "datasets/train", [row("copy", prose(rng, 20), picture(2, "JPEG", 64))]).name
+
+    report = contamination_report(store, training, benchmark, MatchConfig(by=("image",)))
+
+    assert set(report.seen) == {f"q{at}" for at in range(10, 15)}
 
 
 def test_the_gate_stops_what_saw_too_much_and_lets_cleaned_data_pass(store: Store) -> None:

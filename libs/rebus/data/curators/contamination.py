@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from rebus.data.contamination import BenchmarkIndex, MatchConfig
+from rebus.data.contamination import BenchmarkIndex
+from rebus.data.contamination_match import MatchConfig
 from rebus.data.curators.base import KEEP, Curator, Judgement
 from rebus.data.dataset import open_version
 from rebus.registry import register
