@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from rebus.errors import NotFoundError
 from rebus.store import documents
 from rebus.store.objects import Store
+from rebus.v1.contamination_pb2 import Contamination, ContaminationMatch
 from rebus.v1.dataset_pb2 import Curation, DatasetVersion, Ingestion
 from rebus.v1.evaluation_pb2 import Evaluation
 from rebus.v1.model_pb2 import Lineage, LineageEdge, LineageNode, ModelVersion
@@ -100,15 +101,39 @@ def _mixture(shares: list[MixtureShare]) -> dict[str, Any]:
     }
 
 
+def _contamination(reports: Iterable[Contamination]) -> dict[str, Any]:
+    """What the training data hold of each benchmark, by its version and split."""
+    return {
+        f"contamination/{report.benchmark_version}{f' {report.split}' if report.split else ''}": contaminated(report)
+        for report in reports
+    }
+
+
+def contaminated(report: Contamination) -> str:
+    """``1.2% of 80 items seen (1), by text, image``, and what is not known."""
+    ways = ", ".join(ContaminationMatch.By.Name(way).lower() for way in report.match.by)
+    told = f"{report.share:.1%} of {report.num_items} items seen ({report.num_seen}), by {ways}"
+    return "; ".join([told, *(f"unknown: {why}" for why in report.unknown)])
+
+
 _VISITORS: dict[type[Message], tuple[str, Callable[[Any], Links], Callable[[Any], dict[str, Any]]]] = {
-    Evaluation: ("evaluation", _of_evaluation, lambda e: {"scores": len(e.scores)}),
+    Evaluation: ("evaluation", _of_evaluation, lambda e: {"scores": len(e.scores), **_contamination(e.contamination)}),
     Index: ("index", _of_index, lambda i: {"vectors": i.num_vectors}),
     ModelVersion: (
         "model_version",
         _of_model_version,
-        lambda v: {"architecture": v.architecture, "parameters": v.num_parameters, **_mixture(v.mixture)},
+        lambda v: {
+            "architecture": v.architecture,
+            "parameters": v.num_parameters,
+            **_mixture(v.mixture),
+            **_contamination(v.contamination),
+        },
     ),
-    Run: ("run", _of_run, lambda r: {"seed": r.seed, "steps": r.step, **_mixture(r.mixture)}),
+    Run: (
+        "run",
+        _of_run,
+        lambda r: {"seed": r.seed, "steps": r.step, **_mixture(r.mixture), **_contamination(r.contamination)},
+    ),
     DatasetVersion: ("dataset_version", _of_dataset_version, lambda v: {"samples": v.num_samples}),
     Ingestion: ("ingestion", _of_ingestion, lambda i: {"quarantined": i.num_quarantined}),
     Curation: ("curation", _of_curation, lambda c: {f"dropped/{k}": v for k, v in sorted(c.dropped.items())}),

@@ -30,7 +30,7 @@ CLOCK_SKEW = timedelta(minutes=15)
 REQUESTS_KEPT = timedelta(days=30)
 # The jobs are looked at again after this many removals.
 _RECHECK_EVERY = 100
-_SEALED = re.compile(r"(^(requests|leases|active)/.*|/events/\d+|/manifest|/claim)\.json$")
+_SEALED = re.compile(r"(^(requests|leases|active|contamination)/.*|/events/\d+|/manifest|/claim)\.json$")
 _EVENTS = re.compile(r"^(.+)/events/\d+\.json$")
 _UNSEALED = re.compile(r"/(quarantine\.jsonl|logs/\d+\.txt)$")
 # Lance's own records of its commits: small, and read by Lance itself even where no version of ours needs them.

@@ -140,6 +140,7 @@ def _describe(store: Store, folder: str, run: Run) -> ModelVersion:
         recipe_digest=run.recipe_digest,
         code_revision=run.code_revision,
         mixture=run.mixture,
+        contamination=run.contamination,
         preprocess_digest=config.get("preprocess_digest", ""),
         num_parameters=_count_parameters(store, f"{folder}/{WEIGHTS}"),
     )
