@@ -10,6 +10,7 @@ from rebus.data.dataset import DatasetReader, open_version
 from rebus.errors import invalid
 from rebus.jobs.context import JobContext
 from rebus.training.checkpoints import CheckpointStore, TrainingState
+from rebus.training.contamination import check_benchmarks
 from rebus.training.loop import train
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
 from rebus.training.sources import BoundRows
@@ -22,6 +23,7 @@ def run(ctx: JobContext) -> None:
     document = ctx.document(Run)
     recipe = recipe_from_mapping(configs.parse_yaml(document.recipe))
     readers = _open_datasets(ctx, document, recipe)
+    check_benchmarks(ctx, document, recipe)
     checkpoints = CheckpointStore(ctx.store, ctx.name, keep=recipe.checkpoint.keep, cache_dir=ctx.cache_dir)
     with checkpoints.latest() as resume_from:
         context = TaskContext(

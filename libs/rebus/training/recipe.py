@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from rebus import config as configs
 from rebus import registry
+from rebus.data.contamination_match import MatchConfig
 from rebus.data.mixers import Mixer, Mixture, MixtureChange
 from rebus.data.mixers.base import check_order, check_weights
 from rebus.data.stream import PackConfig
@@ -79,6 +81,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchmarkGate(MatchConfig):
+    """A benchmark that the run's data must not hold, looked for before the first step; see ``MatchConfig``."""
+
+    # ``datasets/<id>/versions/<n>``, ``datasets/<id>`` for its newest version when the run is created, or the logical
+    # name of a dataset that the run binds.
+    benchmark: str
+    # The run fails if its data hold a larger share of the benchmark's items.
+    max_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_share={self.max_share} is outside 0 .. 1")
+
+    @property
+    def match(self) -> MatchConfig:
+        """When a row counts as holding an item, without what the gate adds."""
+        return MatchConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(MatchConfig)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """Everything that decides a run, besides the dataset versions it is bound to."""
 
@@ -96,6 +119,8 @@ class TrainingRecipe:
     # Steps between metric events.
     report_every_steps: int = 20
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    # Benchmarks of which the data may hold a small share at most.
+    benchmarks: list[BenchmarkGate] = field(default_factory=list)
     # What the run asks of the machine that trains it; it waits until that is free. Without it, one core and 1 GiB.
     resources: ResourceRequest | None = None
 

@@ -6,6 +6,7 @@ from rebus.config import digest, parse_yaml
 from rebus.errors import NotFoundError, invalid
 from rebus.jobs.revision import code_revision
 from rebus.store import Store, documents
+from rebus.training.contamination import benchmark_versions, bound_benchmarks
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
 from rebus.v1.dataset_pb2 import DatasetVersion
 from rebus.v1.training_pb2 import Run
@@ -20,10 +21,10 @@ def checked_run(store: Store, run: Run) -> Run:
     """A new ``Run`` ready to be queued.
 
     Raises ``InvalidArgumentError`` naming the recipe's bad key or the dataset that is not bound, and
-    ``NotFoundError`` naming a dataset version that does not exist.
+    ``NotFoundError`` naming a dataset version or a benchmark that does not exist.
     """
     recipe = recipe_of(run)
-    needed = {binding.dataset for binding in recipe.data.values()}
+    needed = {binding.dataset for binding in recipe.data.values()} | bound_benchmarks(recipe)
     for name in sorted(needed - set(run.datasets)):
         raise invalid(f"datasets.{name}", f"the recipe reads a dataset {name!r}; bind it to a dataset version")
     for name in sorted(set(run.datasets) - needed):
@@ -32,6 +33,7 @@ def checked_run(store: Store, run: Run) -> Run:
         _require_version(store, name, version)
     return Run(
         recipe=run.recipe,
+        benchmark_versions=benchmark_versions(store, recipe, run.datasets),
         datasets=run.datasets,
         seed=run.seed if run.HasField("seed") else recipe.seed,
         recipe_digest=digest(parse_yaml(run.recipe)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -15,14 +16,18 @@ from google.protobuf import json_format
 from torch import Tensor
 
 from rebus.config import to_plain
+from rebus.data import contamination_gate
 from rebus.data.dataset import write_version
-from rebus.errors import CancelledError, InvalidArgumentError, NotFoundError
+from rebus.data.sample import Sample, Segment
+from rebus.errors import CancelledError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from rebus.jobs.context import JobContext
 from rebus.jobs.events import EventLog
 from rebus.models.io import load_tensors
-from rebus.store import Store, documents, manifests
+from rebus.store import Store, documents, lineage, manifests, model_versions
 from rebus.training import job
 from rebus.training.checkpoints import CheckpointStore
+from rebus.training.runs import checked_run
+from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.training_pb2 import Run
 from tests.libs.training.scenes_run import RECIPE, samples
 
@@ -66,6 +71,73 @@ def test_a_run_leaves_its_checkpoint_its_mixture_and_its_metrics(store: Store, t
     assert sorted(losses(store, run.name)) == list(range(1, 12))
     # Two are kept: the last of the rhythm and the last of all.
     assert CheckpointStore(store, run.name, keep=2, cache_dir=tmp_path).steps() == [11, 8]
+
+
+def test_data_that_hold_a_benchmark_stop_the_run_before_its_first_step(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [dataclasses.replace(sample, id=f"held-{sample.id}", split="test") for sample in samples()[:3]]
+    other = [Sample(id=f"new{at}", split="test", segments=[Segment(text=f"never seen {at} " * 9)]) for at in range(7)]
+    write_version(store, "datasets/bench", [*held, *other])
+    gate = {"benchmark": "datasets/bench", "split": "test", "by": ["text"], "max_share": 0.2}
+    new_run(store, benchmarks=[gate])
+
+    with pytest.raises(
+        FailedPreconditionError,
+        match=r"hold 30.0% of datasets/bench/versions/1 \(test\), more than 20.0%: 3 of 10 .*held-.*`contamination`",
+    ):
+        execute(store, tmp_path / "cache")
+
+    run = documents.get(store, Run, "runs/tiny")
+    (report,) = run.contamination
+    assert (report.benchmark_version, report.num_seen, report.num_items) == ("datasets/bench/versions/1", 3, 10)
+    assert report.max_share == 0.2
+    assert (run.step, run.checkpoint) == (0, "")
+    attributes = lineage.walk(store, run.name).nodes[0].attributes
+    assert attributes["contamination/datasets/bench/versions/1 test"] == "30.0% of 10 items seen (3), by text"
+
+    monkeypatch.setattr(contamination_gate, "held_items", None)  # a resumed run looks nothing up again
+    with pytest.raises(FailedPreconditionError, match="hold 30.0%"):
+        execute(store, tmp_path / "cache")
+
+
+def test_a_gate_that_lets_the_data_pass_is_in_the_lineage_of_the_model(store: Store, tmp_path: Path) -> None:
+    write_version(store, "datasets/bench", [Sample(id="new", segments=[Segment(text="never seen " * 9)])])
+    run = new_run(store, benchmarks=[{"benchmark": "datasets/bench/versions/1", "max_share": 0}])
+    execute(store, tmp_path / "cache", run.name)
+    documents.update(store, Run, run.name, lambda document: setattr(document.job, "state", JobStatus.SUCCEEDED))
+
+    version = model_versions.register(store, "models/m", run.name)
+
+    attributes = lineage.walk(store, version.name).nodes[0].attributes
+    assert attributes["contamination/datasets/bench/versions/1"] == "0.0% of 1 items seen (0), by text, image"
+
+
+@pytest.mark.parametrize(
+    ("gate", "error", "message"),
+    [
+        ({"benchmark": "scenes", "split": "tset"}, InvalidArgumentError, r"recipe.benchmarks.0.split: .*'tset'"),
+        ({"benchmark": "scene"}, InvalidArgumentError, "datasets.scene: the recipe reads a dataset 'scene'"),
+        ({"benchmark": "datasets/none"}, NotFoundError, "recipe.benchmarks.0.benchmark: no datasets/none"),
+        ({"benchmark": "datasets/x/1"}, InvalidArgumentError, "recipe.benchmarks.0.benchmark: expected datasets/<id>"),
+        ({"benchmark": "scenes", "max_share": 2}, InvalidArgumentError, "max_share=2.0 is outside"),
+        ({"benchmark": "scenes", "by": []}, InvalidArgumentError, "by must name"),
+    ],
+)
+def test_a_gate_that_cannot_be_checked_is_refused_at_once(
+    store: Store, gate: dict[str, object], error: type[Exception], message: str
+) -> None:
+    run = new_run(store, benchmarks=[gate])
+    with pytest.raises(error, match=message):
+        checked_run(store, run)
+
+
+def test_the_newest_version_is_fixed_when_the_run_is_created(store: Store) -> None:
+    run = new_run(store, benchmarks=[{"benchmark": "datasets/scenes"}, {"benchmark": "scenes", "split": "train"}])
+    checked = checked_run(store, run)
+    assert dict(checked.benchmark_versions) == dict.fromkeys(
+        ("datasets/scenes", "scenes"), "datasets/scenes/versions/1"
+    )
 
 
 def test_a_seed_of_the_run_goes_before_the_recipes(store: Store, tmp_path: Path) -> None:
