@@ -12,6 +12,7 @@ from rebus.jobs.context import JobContext
 from rebus.models import save_model
 from rebus.store import Store, documents, manifests
 from rebus.v1.common_pb2 import JobStatus
+from rebus.v1.contamination_pb2 import ContaminationPolicy
 from rebus.v1.evaluation_pb2 import BenchmarkSpec, Evaluation
 from rebus.v1.model_pb2 import Model, ModelVersion
 from tests.tiny_model import tiny_model, tiny_tokenizer
@@ -40,11 +41,17 @@ def _put_model(store: Store, folder: Path, run: str) -> None:
     documents.create(store, Model(name="models/tiny", aliases={"champion": MODEL}, latest_version=MODEL))
 
 
-def start(store: Store, *benchmarks: BenchmarkSpec, name: str = "evaluations/e1") -> JobContext:
+def start(
+    store: Store,
+    *benchmarks: BenchmarkSpec,
+    name: str = "evaluations/e1",
+    policy: ContaminationPolicy | None = None,
+) -> JobContext:
     """A running evaluation, as the executor would start it."""
-    checked = job.checked_evaluation(
-        store, Evaluation(model_version="models/tiny/versions/champion", benchmarks=benchmarks, seed=5)
-    )
+    asked = Evaluation(model_version="models/tiny/versions/champion", benchmarks=benchmarks, seed=5)
+    if policy is not None:
+        asked.contamination_policy.CopyFrom(policy)
+    checked = job.checked_evaluation(store, asked)
     checked.name = name
     checked.job.state = JobStatus.RUNNING
     documents.create(store, checked)

@@ -7,12 +7,13 @@ To add one, register a class of kind ``benchmark`` with the attributes and the m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebus.data.dataset import DatasetReader
 from rebus.data.sample import Sample
@@ -67,10 +68,16 @@ class Context:
     max_items: int = 0
     # Seed of the bootstrap and of the choice of items.
     seed: int = 0
+    # Ids of the samples that the model's training data hold.
+    seen: Collection[str] = ()
     # Told the share done of this benchmark and what it does now.
     progress: Callable[[float, str], None] = ignore
     # Asked often; the benchmark raises ``CancelledError`` once it says so.
     cancelled: Callable[[], bool] = never
+
+    def clean(self, sample_ids: Sequence[str]) -> NDArray[np.bool_] | None:
+        """Which of these samples the training data do not hold; ``None`` if they hold none of the benchmark at all."""
+        return np.array([name not in self.seen for name in sample_ids], bool) if self.seen else None
 
     def samples(self) -> list[Sample]:
         """The split's samples, in an order drawn from the seed, so that the first N are a fair choice."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from google.protobuf import json_format
 
 from rebus import registry
 from rebus.data.dataset import open_version
 from rebus.errors import FailedPreconditionError, NotFoundError, invalid
-from rebus.evaluation import outputs
+from rebus.evaluation import contamination, outputs
 from rebus.evaluation.benchmark import Benchmark, Context, Models, Outcome
+from rebus.evaluation.contamination import DEFAULT_SPLIT, Rows
 from rebus.evaluation.report import examples
 from rebus.jobs.context import JobContext
 from rebus.jobs.revision import code_revision
@@ -19,8 +20,6 @@ from rebus.v1.common_pb2 import Manifest
 from rebus.v1.dataset_pb2 import DatasetVersion
 from rebus.v1.evaluation_pb2 import BenchmarkSpec, Evaluation, Prediction
 from rebus.v1.model_pb2 import ModelVersion
-
-DEFAULT_SPLIT = "test"
 
 
 def checked_evaluation(store: Store, evaluation: Evaluation) -> Evaluation:
@@ -31,7 +30,13 @@ def checked_evaluation(store: Store, evaluation: Evaluation) -> Evaluation:
     """
     model = model_versions.get(store, evaluation.model_version)
     specs = [_checked_spec(store, model, spec, f"benchmarks[{at}]") for at, spec in enumerate(evaluation.benchmarks)]
-    return Evaluation(model_version=model.name, benchmarks=specs, seed=evaluation.seed, code_revision=code_revision())
+    checked = Evaluation(
+        model_version=model.name, benchmarks=specs, seed=evaluation.seed, code_revision=code_revision()
+    )
+    if evaluation.HasField("contamination_policy"):
+        checked.contamination_policy.CopyFrom(evaluation.contamination_policy)
+    contamination.check_policy(checked)
+    return checked
 
 
 def _checked_spec(store: Store, model: ModelVersion, spec: BenchmarkSpec, field: str) -> BenchmarkSpec:
@@ -67,16 +72,19 @@ def run(ctx: JobContext) -> None:
         document.ClearField("scores")
         document.scores.extend(outputs.read_scores(ctx.store, ctx.name))
         document.benchmark_versions.update(_versions(evaluation))
+        document.ClearField("contamination")
+        document.contamination.extend(outputs.read_contamination(ctx.store, ctx.name))
 
     ctx.update(Evaluation, fill)
 
 
 def _evaluate(ctx: JobContext, evaluation: Evaluation, model: ModelVersion) -> Manifest:
-    """Runs the benchmarks and publishes what they found."""
+    """Runs the benchmarks and publishes what they found; raises where the gate of contamination lets nothing pass."""
+    seen = _seen(ctx, evaluation, model)
     ctx.progress(0.0, f"fetching {model.name}")
     with manifests.fetch(ctx.store, model.name, ctx.cache_dir) as folder:
         models = Models(folder)
-        outcomes = [_run_benchmark(ctx, evaluation, models, at) for at in range(len(evaluation.benchmarks))]
+        outcomes = [_run_benchmark(ctx, evaluation, models, at, seen) for at in range(len(evaluation.benchmarks))]
     evaluation.model_digest, evaluation.code_revision = model.digest, code_revision()
     evaluation.benchmark_versions.update(_versions(evaluation))
     evaluation.scores.extend(score for outcome in outcomes for score in outcome.scores)
@@ -87,6 +95,28 @@ def _evaluate(ctx: JobContext, evaluation: Evaluation, model: ModelVersion) -> M
     return outputs.publish(ctx.store, evaluation, predictions, images)
 
 
+def _seen(ctx: JobContext, evaluation: Evaluation, model: ModelVersion) -> Mapping[Rows, frozenset[str]]:
+    """The items that the model's training data hold; fills in the reports, and raises where one does not pass."""
+
+    def progress(fraction: float, message: str) -> None:
+        ctx.check_cancelled()
+        ctx.progress(0.0, f"{message} ({fraction:.0%})")
+
+    found = contamination.look_up(ctx.store, evaluation, model, progress)
+    evaluation.contamination.extend(comparison.report for comparison in found.values())
+
+    def record(document: Evaluation) -> None:
+        document.ClearField("contamination")
+        document.contamination.extend(evaluation.contamination)
+
+    try:
+        contamination.require(evaluation)
+    except FailedPreconditionError:
+        ctx.update(Evaluation, record)  # whoever reads why it failed finds the whole report
+        raise
+    return {rows: comparison.seen for rows, comparison in found.items()}
+
+
 def _versions(evaluation: Evaluation) -> dict[str, str]:
     return {spec.benchmark: _benchmark(spec).version for spec in evaluation.benchmarks}
 
@@ -95,7 +125,9 @@ def _benchmark(spec: BenchmarkSpec) -> Benchmark:
     return registry.build("benchmark", {"name": spec.benchmark})
 
 
-def _run_benchmark(ctx: JobContext, evaluation: Evaluation, models: Models, at: int) -> Outcome:
+def _run_benchmark(
+    ctx: JobContext, evaluation: Evaluation, models: Models, at: int, seen: Mapping[Rows, frozenset[str]]
+) -> Outcome:
     spec, total = evaluation.benchmarks[at], len(evaluation.benchmarks)
 
     def progress(fraction: float, message: str) -> None:
@@ -109,6 +141,7 @@ def _run_benchmark(ctx: JobContext, evaluation: Evaluation, models: Models, at: 
         split=spec.split or DEFAULT_SPLIT,
         max_items=spec.max_items,
         seed=evaluation.seed,
+        seen=seen.get(contamination.rows_of(spec), frozenset()),
         progress=progress,
         cancelled=lambda: ctx.stopping,
     )

@@ -54,6 +54,7 @@ class SceneCaptions:
             majority=cider_d(settings, [constant] * len(items), references),
             text_only=cider_d(settings, answers.blind, references),
             clusters=[item.family for item in items],
+            clean=context.clean([item.sample_id for item in items]),
         )
         scores = [
             score(NAME, "", METRIC, measured, seed=context.seed),

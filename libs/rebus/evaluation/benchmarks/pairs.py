@@ -77,6 +77,7 @@ def score_pairs(
         majority=mme_accuracy(_NONE, majority, references),
         text_only=mme_accuracy(_NONE, answers.blind, references),
         clusters=[item.family for item in items],
+        clean=context.clean(images),
     )
     plus = Measured(
         values=mme_accuracy_plus(_NONE, answers.seeing, references, images),
@@ -84,9 +85,12 @@ def score_pairs(
         majority=mme_accuracy_plus(_NONE, majority, references, images),
         text_only=mme_accuracy_plus(_NONE, answers.blind, references, images),
         clusters=[item.family for item in items[::2]],
+        clean=context.clean(images[::2]),
     )
     yes = Measured(
-        values=np.array([float(parse_mme(text) == "yes") for text in answers.seeing]), clusters=accuracy.clusters
+        values=np.array([float(parse_mme(text) == "yes") for text in answers.seeing]),
+        clusters=accuracy.clusters,
+        clean=accuracy.clean,
     )
     scores = [
         _score(benchmark, "mme_accuracy", accuracy, context),

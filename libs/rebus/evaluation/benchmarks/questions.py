@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebus.errors import invalid
 from rebus.evaluation.answering import Answers, ask
@@ -49,7 +50,7 @@ class SceneQuestions:
         items = question_items(context, images)
         answers = ask(context, items, max_new_tokens=self.config.max_new_tokens)
         priors = training_answers(context.rows, images)
-        outcome = score_questions("scene-questions", items, answers, priors, seed=context.seed)
+        outcome = score_questions("scene-questions", items, answers, priors, context)
         pairs = score_pairs("scene-questions", context, priors, max_new_tokens=self.config.max_new_tokens)
         return Outcome(scores=[*outcome.scores, *pairs.scores], predictions=[*outcome.predictions, *pairs.predictions])
 
@@ -70,7 +71,7 @@ class SceneDifferences:
         items = question_items(context, images)
         answers = ask(context, items, max_new_tokens=self.config.max_new_tokens)
         priors = training_answers(context.rows, images)
-        return score_questions("scene-differences", items, answers, priors, seed=context.seed)
+        return score_questions("scene-differences", items, answers, priors, context)
 
 
 def question_items(context: Context, images: Sequence[int]) -> list[Item]:
@@ -84,10 +85,11 @@ def question_items(context: Context, images: Sequence[int]) -> list[Item]:
 
 
 def score_questions(
-    benchmark: str, items: Sequence[Item], answers: Answers, priors: Mapping[str, Counter[str]], *, seed: int
+    benchmark: str, items: Sequence[Item], answers: Answers, priors: Mapping[str, Counter[str]], context: Context
 ) -> Outcome:
     """Exact match of each group and of their unweighted mean, with what the images add to the mean."""
-    measured = measure(items, answers, priors)
+    measured = measure(items, answers, priors, clean=context.clean([item.sample_id for item in items]))
+    seed = context.seed
     groups = [item.group for item in items]
     scores: list[Score] = []
     for group in sorted(set(groups)):
@@ -98,7 +100,13 @@ def score_questions(
     return Outcome(scores=scores, predictions=predictions(benchmark, items, answers, measured.values))
 
 
-def measure(items: Sequence[Item], answers: Answers, priors: Mapping[str, Counter[str]]) -> Measured:
+def measure(
+    items: Sequence[Item],
+    answers: Answers,
+    priors: Mapping[str, Counter[str]],
+    *,
+    clean: NDArray[np.bool_] | None = None,
+) -> Measured:
     """Exact match of the model and of the baselines.
 
     Chance guesses uniformly among the answers of the item's group seen in training; majority always gives the
@@ -117,6 +125,7 @@ def measure(items: Sequence[Item], answers: Answers, priors: Mapping[str, Counte
         majority=exact_match(NoSettings(), [commonest.get(item.group, "") for item in items], references),
         text_only=exact_match(NoSettings(), answers.blind, references),
         clusters=[item.family for item in items],
+        clean=clean,
     )
 
 

@@ -62,8 +62,8 @@ class ImageTextRetrieval:
         texts = context.models.embedder.embed_texts(names)
         same = _equal(names)
         similarities = texts @ images.T
-        scores = _score_direction(TEXT_TO_IMAGE, similarities, same, candidates, context.seed)
-        scores += _score_direction(IMAGE_TO_TEXT, similarities.T, same, candidates, context.seed)
+        scores = _score_direction(TEXT_TO_IMAGE, similarities, same, candidates, context)
+        scores += _score_direction(IMAGE_TO_TEXT, similarities.T, same, candidates, context)
         scores += self._other_languages(context, candidates, images)
         told = _predictions(TEXT_TO_IMAGE, similarities, same, candidates, names)
         told += _predictions(IMAGE_TO_TEXT, similarities.T, same, candidates, names)
@@ -106,8 +106,9 @@ class ImageTextRetrieval:
             texts = context.models.embedder.embed_texts([candidates[at].names[language] for at in named])
             same = _equal([candidate.names.get(language, f"\0{at}") for at, candidate in enumerate(candidates)])
             relevant = [same[at] for at in named]
-            families = [candidates[at].family for at in named]
-            measured = _measure(1, relevant_ranks(texts @ images.T, relevant), relevant, len(candidates), families)
+            asked = [candidates[at] for at in named]
+            ranks = relevant_ranks(texts @ images.T, relevant)
+            measured = _measure(1, ranks, relevant, len(candidates), asked, context)
             scores.append(score(NAME, f"{TEXT_TO_IMAGE}_{language}", "recall_at_1", measured, seed=context.seed))
         return scores
 
@@ -125,29 +126,34 @@ def _score_direction(
     similarities: NDArray[np.floating],
     relevant: Sequence[set[int]],
     candidates: Sequence[Candidate],
-    seed: int,
+    context: Context,
 ) -> list[Score]:
     ranks = relevant_ranks(similarities, relevant)
-    families = [candidate.family for candidate in candidates]
-    scores = [
-        score(NAME, group, f"recall_at_{k}", _measure(k, ranks, relevant, len(candidates), families), seed=seed)
-        for k in _CUTS
-    ]
+    recalls = {k: _measure(k, ranks, relevant, len(candidates), candidates, context) for k in _CUTS}
+    scores = [score(NAME, group, f"recall_at_{k}", recalls[k], seed=context.seed) for k in _CUTS]
     reciprocal = Measured(
         values=reciprocal_rank(NoSettings(), ranks),
         chance=np.array([_chance_reciprocal(len(wanted), len(candidates)) for wanted in relevant]),
-        clusters=families,
+        clusters=[candidate.family for candidate in candidates],
+        clean=context.clean([candidate.sample_id for candidate in candidates]),
     )
-    return [*scores, score(NAME, group, "mean_reciprocal_rank", reciprocal, seed=seed)]
+    return [*scores, score(NAME, group, "mean_reciprocal_rank", reciprocal, seed=context.seed)]
 
 
 def _measure(
-    k: int, ranks: NDArray[np.int64], relevant: Sequence[set[int]], num_candidates: int, families: Sequence[str]
+    k: int,
+    ranks: NDArray[np.int64],
+    relevant: Sequence[set[int]],
+    num_candidates: int,
+    asked: Sequence[Candidate],
+    context: Context,
 ) -> Measured:
+    """Recall of the queries that stand for the pictures ``asked``."""
     return Measured(
         values=recall_at_k(RecallConfig(k=k), ranks),
         chance=np.array([_chance_recall(k, len(wanted), num_candidates) for wanted in relevant]),
-        clusters=families,
+        clusters=[candidate.family for candidate in asked],
+        clean=context.clean([candidate.sample_id for candidate in asked]),
     )
 
 

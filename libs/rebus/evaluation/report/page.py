@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rebus.data.images import sniff_format
 from rebus.evaluation.report.charts import baselines_of, legend, number, score_bars
+from rebus.store.lineage import contaminated
 from rebus.v1.evaluation_pb2 import Evaluation, Prediction, Score
 
 # A picture that is none of the formats we read: shown as a broken image, never as markup.
@@ -28,7 +29,9 @@ def environment() -> Environment:
     )
     env.filters["data_uri"] = data_uri
     env.filters["number"] = number
+    env.filters["contaminated"] = contaminated
     env.globals.update(score_bars=score_bars, legend=legend, baselines_of=baselines_of, by_benchmark=by_benchmark)
+    env.globals.update(any_clean=any_clean)
     return env
 
 
@@ -45,6 +48,11 @@ def by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:
     for score in scores:
         grouped[score.benchmark].append(score)
     return dict(grouped)
+
+
+def any_clean(scores: Sequence[Score]) -> bool:
+    """Whether some score is also given over the items that the training data do not hold."""
+    return any(score.HasField("clean") for score in scores)
 
 
 def graded_groups(predictions: Sequence[Prediction]) -> set[tuple[str, str]]:
@@ -97,6 +105,7 @@ def render_evaluation(
         "seed": str(evaluation.seed),
         **{f"{name} version": version for name, version in sorted(evaluation.benchmark_versions.items())},
         **{f"{spec.benchmark} rows": f"{spec.dataset_version} · {spec.split}" for spec in evaluation.benchmarks},
+        **({} if evaluation.contamination else {"contamination": "not looked up"}),
     }
     template = environment().get_template("evaluation.html.j2")
     return template.render(evaluation=evaluation, facts=facts, examples=dict(grouped))
