@@ -11,6 +11,7 @@ import typer
 
 from tools.rebus.commands import (
     catalogue,
+    contamination,
     datasets,
     doctor,
     evaluate,
@@ -44,7 +45,12 @@ _PANELS: dict[str, dict[str, Any]] = {
         "eval": evaluate.app,
     },
     "Use": {"generate": generate.generate, "search": retrieval.search, "embed": retrieval.embed},
-    "Look": {"lineage": lineage.lineage, "components": catalogue.components, "papers": catalogue.papers},
+    "Look": {
+        "lineage": lineage.lineage,
+        "contamination": contamination.contamination,
+        "components": catalogue.components,
+        "papers": catalogue.papers,
+    },
     "Maintain": {"fsck": maintenance.fsck, "gc": maintenance.gc, "tokens": tokens.app},
 }
 

@@ -18,7 +18,7 @@ from tools.rebus.main import app
 
 NAMED = {
     "quickstart", "up", "ingest", "datasets", "train", "runs", "models", "index", "search", "embed", "generate",
-    "eval", "export", "lineage", "components", "papers", "gc", "fsck", "doctor", "tokens",
+    "eval", "export", "lineage", "contamination", "components", "papers", "gc", "fsck", "doctor", "tokens",
 }  # fmt: skip
 
 

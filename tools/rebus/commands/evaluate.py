@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rebus.v1.contamination_pb2 import ContaminationMatch, ContaminationPolicy
 from rebus.v1.evaluation_pb2 import (
     BenchmarkSpec,
     CreateEvaluationRequest,
@@ -16,6 +17,7 @@ from rebus.v1.evaluation_pb2 import (
     Score,
 )
 from tools.rebus import listing, names
+from tools.rebus.commands.contamination import ways
 from tools.rebus.commands.train import state_of
 from tools.rebus.follow import follow
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_json, print_table, say
@@ -37,6 +39,15 @@ def create(
     split: Annotated[str, typer.Option(help="The split that the items come from.")] = "test",
     max_items: Annotated[int, typer.Option(min=0, help="Most items of each benchmark; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of item selection and of the intervals.")] = 0,
+    contamination: Annotated[
+        bool, typer.Option(help="Look for the items in the model's training data, and report what is found.")
+    ] = True,
+    max_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail if the training data hold a larger share of the items.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="How an item is found in the training data: text, image, embedding, with commas.")
+    ] = "text",
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Scores a model version on benchmarks."""
@@ -48,6 +59,9 @@ def create(
                 BenchmarkSpec(benchmark=b, dataset_version=rows, split=split, max_items=max_items) for b in benchmarks
             ],
             seed=seed,
+            contamination_policy=ContaminationPolicy(
+                skip=not contamination, max_share=max_share, match=ContaminationMatch(by=ways(by))
+            ),
         )
         started = client.evaluation.CreateEvaluation(CreateEvaluationRequest(evaluation=wanted))
         _print_evaluation(follow(client, started.name), format)
@@ -108,17 +122,22 @@ def predictions(
 
 
 def _print_evaluation(evaluation: Evaluation, format: Format) -> None:
+    from rebus.store.lineage import contaminated
+
     if format is Format.JSON:
         print_json(evaluation)
         return
     say(f"{evaluation.name}: {evaluation.model_version}, {state_of(evaluation.job)}")
     if evaluation.job.error.message:
         say(evaluation.job.error.message)
+    for report in evaluation.contamination:
+        say(f"training data, {report.benchmark_version} {report.split}: {contaminated(report)}")
     print_scores(evaluation.scores)
 
 
 def print_scores(scores: Iterable[Score]) -> None:
-    """Every score with its 95 % interval and its baselines."""
+    """Every score with its 95 % interval and its baselines; if items were seen in training, also over the others."""
+    scores = list(scores)
     rows = (
         (
             score.benchmark,
@@ -128,8 +147,11 @@ def print_scores(scores: Iterable[Score]) -> None:
             f"{score.low:.3f}-{score.high:.3f}",
             *(getattr(score, name) if score.HasField(name) else None for name in ("chance", "majority", "text_only")),
             score.num_items,
+            *((score.clean.value, score.clean.num_items) if score.HasField("clean") else (None, None)),
         )
         for score in scores
     )
     columns = ("benchmark", "group", "metric", "value", "95 % interval", "chance", "majority", "text only", "items")
-    print_table(columns, rows)
+    if any(score.HasField("clean") for score in scores):
+        columns = (*columns, "not seen", "items not seen")
+    print_table(columns, (row[: len(columns)] for row in rows))
