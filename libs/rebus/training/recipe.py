@@ -18,6 +18,9 @@ from rebus.errors import invalid
 from rebus.jobs.resources import ResourceRequest
 from rebus.registry import Spec
 
+# Each is compared with all of the run's data before the first step.
+_MAX_BENCHMARKS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataBinding:
@@ -130,6 +133,8 @@ class TrainingRecipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, got {names}")
+        if len(self.benchmarks) > _MAX_BENCHMARKS:
+            raise ValueError(f"a recipe names at most {_MAX_BENCHMARKS} benchmarks, got {len(self.benchmarks)}")
         if self.report_every_steps < 1 or self.num_threads < 0:
             raise ValueError("report_every_steps must be at least 1 and num_threads not negative")
 

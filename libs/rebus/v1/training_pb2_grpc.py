@@ -73,7 +73,8 @@ class TrainingServiceServicer:
     """
 
     def CreateRun(self, request, context):
-        """Starts a run of a recipe. INVALID_ARGUMENT names the recipe's bad key; NOT_FOUND names a missing dataset version.
+        """Starts a run of a recipe. INVALID_ARGUMENT names the recipe's bad key; NOT_FOUND names a missing dataset version
+        or benchmark.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
