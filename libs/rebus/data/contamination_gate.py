@@ -77,8 +77,8 @@ def compare(
     """Looks for the items of version ``benchmark`` in all these rows.
 
     Rows that cannot be looked through are reported as unknown, with the reason: those of a version that is gone, that
-    was altered, or of more than ``max_samples`` rows (0: any number). Raises ``NotFoundError`` if the benchmark is gone
-    and ``InvalidArgumentError`` if it has no items.
+    was altered, or, where nobody looked before, more than ``max_samples`` rows or items (0: any number). Raises
+    ``NotFoundError`` if the benchmark is gone and ``InvalidArgumentError`` if it has no items.
     """
     asked = _Benchmark(store, benchmark, config)
     report = asked.empty_report()

@@ -54,10 +54,10 @@ class MatchConfig:
 def match_to_message(config: MatchConfig) -> ContaminationMatch:
     """The message, with every field set; the split is not part of it."""
     return ContaminationMatch(
-        by=[ContaminationMatch.By.Value(way.upper()) for way in config.by],
+        by=[way.upper() for way in config.by],
         min_overlap=config.min_overlap,
         ngram=config.ngram,
-        unit=ContaminationMatch.Unit.Value(config.unit.upper()),
+        unit=config.unit.upper(),
         max_distance=config.max_distance,
         min_cosine=config.min_cosine,
         embedding_column=config.embedding_column,

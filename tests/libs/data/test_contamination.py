@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rebus.data.contamination import BenchmarkIndex, contamination_report
-from rebus.data.contamination_match import MatchConfig
+from rebus.data.contamination_match import By, MatchConfig
 from rebus.data.curation import curate
 from rebus.data.dataset import derive_version, open_version, write_version
 from rebus.data.sample import Sample, Segment
@@ -88,7 +88,7 @@ def test_recall_and_precision_of_each_way(store: Store) -> None:
     texts = [row(f"t{at}", edited(questions[at]) if at < 30 else prose(rng, 80), picture(900 + at)) for at in range(60)]
     images = [row(f"i{at}", prose(rng, 80), resaved[at] if at >= 30 else picture(500 + at)) for at in range(60)]
     training = write_version(store, "datasets/train", [*texts, *images]).name
-    held = {"text": {f"q{at}" for at in range(30)}, "image": {f"q{at}" for at in range(30, 60)}}
+    held: dict[By, set[str]] = {"text": {f"q{at}" for at in range(30)}, "image": {f"q{at}" for at in range(30, 60)}}
 
     for way, expected in held.items():
         found = set(contamination_report(store, training, benchmark, MatchConfig(by=(way,))).seen)

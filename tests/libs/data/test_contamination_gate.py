@@ -115,18 +115,20 @@ def test_another_match_is_another_record(store: Store, benchmark: str) -> None:
 
 def test_what_cannot_be_told_is_said_and_does_not_pass_a_gate(store: Store, benchmark: str) -> None:
     gone = TrainedRows(version="datasets/none/versions/1", digest="d")
-    large, small = stored(store, "datasets/large", 1, 2, 3), stored(store, "datasets/small", 1)
+    large, small = stored(store, "datasets/large", *range(50, 61)), stored(store, "datasets/small", 1)
     other = TrainedRows(version=small.version, digest="another")
 
-    report = compare(store, benchmark, [gone, large, other, small], TEXT, max_samples=2).report
+    report = compare(store, benchmark, [gone, large, other, small], TEXT, max_samples=10).report
 
     assert [part.unknown for part in report.training] == [
         "no datasets/none/versions/1",
-        "datasets/large/versions/1 has 3 rows to look through, over max_samples=2",
+        "datasets/large/versions/1 has 11 rows to look through, over max_samples=10",
         "datasets/small/versions/1 is not the one that was trained on: its digest differs",
         "",
     ]
     assert (len(report.unknown), report.num_seen) == (3, 1)
+    (why,) = compare(store, benchmark, [stored(store, "datasets/narrow", 2)], TEXT, max_samples=9).report.unknown
+    assert why == "datasets/bench/versions/1 has 10 items, over max_samples=9"
     with pytest.raises(
         FailedPreconditionError, match=r"more than 50.0% of .* is unknown: no datasets/none/versions/1; "
     ):
@@ -160,6 +162,6 @@ def test_progress_may_stop_it_and_then_nothing_is_kept(store: Store, benchmark: 
 def test_settings_survive_the_message() -> None:
     config = MatchConfig(by=("image", "embedding"), ngram=5, unit="characters", max_distance=0, min_cosine=0.5)
     assert match_from_message(match_to_message(config), split="", field="match") == config
-    usual = match_from_message(ContaminationMatch(by=[0, 1, 1]), split="test", field="match")
+    usual = match_from_message(ContaminationMatch(by=["BY_UNSPECIFIED", "TEXT", "TEXT"]), split="test", field="match")
     assert usual == MatchConfig(by=("text",), split="test")
     assert match_to_message(usual).max_distance == Contamination(match=match_to_message(usual)).match.max_distance == 10

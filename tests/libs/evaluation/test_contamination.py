@@ -17,17 +17,15 @@ from rebus.evaluation import job, outputs
 from rebus.evaluation.scoring import Measured, gain, score
 from rebus.store import Store, documents, lineage
 from rebus.store.maintenance import fsck
-from rebus.v1.contamination_pb2 import Contamination, ContaminationPolicy
+from rebus.v1.contamination_pb2 import Contamination, ContaminationMatch, ContaminationPolicy
 from rebus.v1.evaluation_pb2 import BenchmarkSpec, Evaluation
 from rebus.v1.model_pb2 import ModelVersion
 from rebus.v1.training_pb2 import MixtureShare, Run
 from tests.parsed_page import Parsed
 from tests.stored_evaluation import DATASET, MODEL, fill, spec, start
 
-# At most a few words of a question: the scenes of a test repeat the templates of questions, not each other.
-STRICT = ContaminationPolicy()
-STRICT.match.by.append(1)
-STRICT.match.min_overlap = 0.95
+# Nearly whole copies: the scenes of a test repeat the templates of questions.
+STRICT = ContaminationPolicy(match=ContaminationMatch(by=["TEXT"], min_overlap=0.95))
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ def contamination(
         require(report, max_share)
 
 
-def ways(text: str) -> list[ContaminationMatch.By]:
-    """``text,image`` as the contract's values; ``InvalidArgumentError`` names the word that is none."""
-    known = {name.lower(): value for name, value in ContaminationMatch.By.items() if value}
+def ways(text: str) -> list[str]:
+    """``text,image`` as names of the contract's values; ``InvalidArgumentError`` names the word that is none."""
+    known = {name.lower(): name for name, value in ContaminationMatch.By.items() if value}
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if word not in known:
