@@ -12,6 +12,7 @@ from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
+from rebus.models.connectors.base import GivesLayers, ReadsLayers
 from rebus.models.packing import PackedRows
 from rebus.registry import Spec
 
@@ -58,14 +59,35 @@ class Mllm(nn.Module):
             width_out=self.decoder.config.width,
             grid=self.vision_encoder.grid,
         )
+        if isinstance(self.connector, ReadsLayers) and not isinstance(self.vision_encoder, GivesLayers):
+            raise invalid(
+                "model.connector",
+                f"{config.connector['name']!r} reads layers {list(self.connector.feature_layers)}, "
+                f"but encoder {config.encoder['name']!r} gives only its last",
+            )
 
     @property
     def image_tokens(self) -> int:
         """Tokens that one image takes in a row."""
         return self.connector.num_tokens
 
+    @property
+    def image_grid(self) -> tuple[int, int]:
+        """Rows and columns that an image's tokens lie on.
+
+        Raises ``InvalidArgumentError`` where the connector's tokens have no places in the image.
+        """
+        if self.connector.grid is None:
+            name = self.config.connector["name"]
+            raise invalid(
+                "model.connector", f"the tokens of {name!r} have no places in the image, which is needed here"
+            )
+        return self.connector.grid
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
+        if isinstance(self.connector, ReadsLayers):
+            return self.connector(self.vision_encoder.forward_layers(pixels, self.connector.feature_layers))
         return self.connector(self.vision_encoder(pixels))
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:

@@ -64,7 +64,7 @@ class AttentionGrounding:
         queries_Q = torch.tensor([r.query for r in rows.references])
         targets_QC = torch.zeros(len(rows.references), 1 + size)
         for target_C, reference in zip(targets_QC, rows.references, strict=True):
-            cells = {1 + cell_of(region, model.connector.grid) for region in reference.regions} or {0}
+            cells = {1 + cell_of(region, model.image_grid) for region in reference.regions} or {0}
             target_C[list(cells)] = 1 / len(cells)
         inputs_TD = outputs.layer_inputs[self._config.layer]
         device = inputs_TD.device

@@ -62,7 +62,7 @@ class RegionWords:
         if features_NTD is None or not words:
             return next(model.parameters()).new_zeros(())
         candidates = torch.tensor([model.config.image_token_id, *words], device=features_NTD.device)
-        targets_NTC, found_NT = _targets(features_NTD, candidates, regions, model.connector.grid)
+        targets_NTC, found_NT = _targets(features_NTD, candidates, regions, model.image_grid)
         logits_NTC = model.logits(model.decoder.norm(features_NTD)).float()[..., candidates]
         losses_NT = F.kl_div(F.log_softmax(logits_NTC, dim=-1), targets_NTC, reduction="none").sum(-1)
         weights_NT = torch.where(found_NT, 1.0, self._config.background_weight)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rebus.models.connectors.base import check_side, to_map, to_tokens
 from rebus.registry import register
 
 
@@ -28,8 +29,7 @@ class AveragePoolConnector(nn.Module):
 
     def __init__(self, config: AveragePoolConfig, *, width_in: int, width_out: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        if config.grid_side > min(grid):
-            raise ValueError(f"grid_side={config.grid_side} exceeds the encoder's grid {grid}")
+        check_side(config.grid_side, grid)
         self._grid_in = grid
         self.grid = (config.grid_side, config.grid_side)
         self.num_tokens = config.grid_side**2
@@ -37,6 +37,5 @@ class AveragePoolConnector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[N, T, width_in]`` to ``[N, grid_side ** 2, width_out]``."""
-        grid_NDHW = features.transpose(1, 2).unflatten(2, self._grid_in)
-        pooled = F.adaptive_avg_pool2d(grid_NDHW, self.grid)
-        return self.proj(pooled.flatten(2).transpose(1, 2))
+        pooled = F.adaptive_avg_pool2d(to_map(features, self._grid_in), self.grid)
+        return self.proj(to_tokens(pooled))
