@@ -34,6 +34,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "encoder": ("rebus.models.encoders",),
     "text-encoder": ("rebus.models.text_encoders",),
     "connector": ("rebus.models.connectors",),
+    "embedding-head": ("rebus.models.embedding_heads",),
     "decoder": ("rebus.models.decoders",),
     "objective": ("rebus.objectives",),
     "schedule": ("rebus.training.schedules",),
