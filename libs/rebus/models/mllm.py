@@ -14,6 +14,7 @@ from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.connectors.base import GivesLayers, ReadsLayers
 from rebus.models.packing import PackedRows
+from rebus.models.without_images import is_data_parallel, no_images
 from rebus.registry import Spec
 
 
@@ -86,9 +87,13 @@ class Mllm(nn.Module):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
+        return self.connector(self._image_features(pixels))
+
+    def _image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
+        """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
         if isinstance(self.connector, ReadsLayers):
-            return self.connector(self.vision_encoder.forward_layers(pixels, self.connector.feature_layers))
-        return self.connector(self.vision_encoder(pixels))
+            return self.vision_encoder.forward_layers(pixels, self.connector.feature_layers)
+        return self.vision_encoder(pixels)
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
         """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
@@ -121,9 +126,15 @@ class Mllm(nn.Module):
     def forward(
         self, input_ids: Tensor, positions: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None
     ) -> Tensor:
-        """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders."""
+        """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders.
+
+        In training with other processes, the encoder and the connector run even if there is no image.
+        """
         features = None if pixels is None or not len(pixels) else self.encode_images(pixels)
-        return self.decode(self.embed(input_ids, features), positions, mask)
+        embeds = self.embed(input_ids, features)
+        if features is None and self.training and is_data_parallel():
+            embeds = embeds + no_images(self)
+        return self.decode(embeds, positions, mask)
 
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None

@@ -242,6 +242,7 @@ def test_a_connector_without_places_has_no_grid_to_ask_for() -> None:
     assert Mllm(pooling).image_grid == (2, 2)
 
 
+@pytest.mark.paper("mm1")
 @pytest.mark.parametrize("side", [2, 3, 8])
 @pytest.mark.parametrize(
     ("name", "settings"),

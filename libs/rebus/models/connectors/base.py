@@ -32,7 +32,10 @@ class GivesLayers(Protocol):
     """An encoder that gives what its blocks hold, not only what its last one does."""
 
     def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Features ``[N, T, width]`` of each of ``layers``, numbered as ``ReadsLayers`` says."""
+        """Features ``[N, T, width]`` of each of ``layers``, numbered as ``ReadsLayers`` says.
+
+        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
+        """
         ...
 
 

@@ -1,0 +1,48 @@
+"""Steps without images under data parallelism: every process must run the encoder and the connector.
+
+DDP and FSDP let processes wait for each other once for each group of weights. A process whose batch holds no image
+would leave the encoder out, and the others would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rebus.models.mllm import Mllm
+
+
+def is_data_parallel() -> bool:
+    """Whether other processes train with this one."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def no_images(model: Mllm) -> Tensor:
+    """A scalar 0 for the loss, whose gradient is 0 for every weight of the encoder and the connector.
+
+    A blank image runs through both as in evaluation: no dropout is drawn and no running mean moves.
+    """
+    weight = next(model.vision_encoder.parameters())
+    side = model.vision_encoder.image_size
+    blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+    with _as_in_evaluation(model.vision_encoder, model.connector):
+        return (model.encode_images(blank) * 0.0).sum()
+
+
+@contextmanager
+def _as_in_evaluation(*parts: nn.Module) -> Iterator[None]:
+    """Each module goes back to the mode that it was in: some may be frozen in evaluation."""
+    training = [module for part in parts for module in part.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
