@@ -19,8 +19,8 @@ from rebus.models.connectors.dense import DenseConnector, DenseConnectorConfig
 from rebus.models.connectors.mlp import MlpConfig, MlpConnector
 from rebus.models.connectors.pixel_shuffle import PixelShuffleConfig, PixelShuffleConnector
 from rebus.models.cross_attention import CrossAttention
-from rebus.models.encoders.vit import Vit, VitConfig
 from rebus.models.mllm import Mllm, MllmConfig
+from rebus.registry import NoSettings
 
 SIZES = {"width_in": 6, "width_out": 5, "grid": (4, 4)}
 
@@ -189,24 +189,43 @@ def test_without_weights_for_added_channels_it_is_the_mlp_connector() -> None:
     torch.testing.assert_close(connector(features), plain(features[-1]))
 
 
-class LayeredVit(Vit):
-    """A ``Vit`` that gives what its blocks hold."""
+class LastOnly(nn.Module):
+    """Patches, then blocks; what they hold on the way stays inside."""
+
+    image_size, width, grid = 64, 8, (4, 4)
+
+    def __init__(self, config: NoSettings) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, 8, 16, stride=16)
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+
+    def states(self, pixels: Tensor) -> list[Tensor]:
+        states = [self.patch_embed(pixels).flatten(2).mT]
+        for block in self.blocks:
+            states.append(states[-1] + block(states[-1]).tanh())
+        return states
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.states(pixels)[-1]
+
+
+class Layered(LastOnly):
+    """The same, which can be asked for any of its states."""
 
     def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        states = [self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.position]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return [states[layer] for layer in layers]
+        return [self.states(pixels)[layer] for layer in layers]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayeredVitConfig(VitConfig):
-    """Sizes of the encoder."""
-
-
-def mllm_config(encoder: str) -> MllmConfig:
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> MllmConfig:
+    """A model of encoder ``layered`` and a connector that reads its layers 0, 2 and 3; there is ``last-only`` too."""
+    registry.components("encoder")
+    for name, encoder in (("layered", Layered), ("last-only", LastOnly)):
+        found = registry.Component("encoder", name, encoder, NoSettings, ())
+        monkeypatch.setitem(registry._COMPONENTS["encoder"], name, found)
+    torch.manual_seed(0)
     return MllmConfig(
-        encoder={"name": encoder, "width": 8, "num_heads": 2, "hidden_width": 8, "num_layers": 3},
+        encoder={"name": "layered"},
         connector={"name": "dense", "layers": [0, 2], "last_layer": 3, "integration": "dci"},
         decoder={"name": "llama", "width": 8, "num_heads": 2, "num_kv_heads": 2, "hidden_width": 8, "num_layers": 1},
         vocab_size=9,
@@ -214,26 +233,24 @@ def mllm_config(encoder: str) -> MllmConfig:
     )
 
 
-def test_the_model_hands_layers_to_a_connector_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.components("encoder")
-    found = registry.Component("encoder", "layered", LayeredVit, LayeredVitConfig, ())
-    monkeypatch.setitem(registry._COMPONENTS["encoder"], "layered", found)
-    torch.manual_seed(0)
-    model = Mllm(mllm_config("layered")).eval()
+def test_the_model_hands_layers_to_a_connector_that_reads_them(config: MllmConfig) -> None:
+    model = Mllm(config).eval()
     pixels = torch.randn(2, 3, 64, 64)
-    first, second, last = model.vision_encoder.forward_layers(pixels, (0, 2, 3))
+    first, _, second, last = model.vision_encoder.states(pixels)
     want = model.connector.mlp(torch.cat([last, first, second], dim=2))
     torch.testing.assert_close(model.encode_images(pixels), want)
     assert model.image_tokens == 16
 
 
-def test_an_encoder_that_gives_only_its_last_layer_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"'dense' reads layers \[0, 2, 3\], but encoder 'vit' gives only"):
-        Mllm(mllm_config("vit"))
+def test_an_encoder_that_gives_only_its_last_layer_is_refused(config: MllmConfig) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"'dense' reads layers \[0, 2, 3\], but encoder 'last-only' gives only"
+    ):
+        Mllm(dataclasses.replace(config, encoder={"name": "last-only"}))
 
 
-def test_a_connector_without_places_has_no_grid_to_ask_for() -> None:
-    config = dataclasses.replace(mllm_config("vit"), connector={"name": "attention-pool", "num_tokens": 2})
+def test_a_connector_without_places_has_no_grid_to_ask_for(config: MllmConfig) -> None:
+    config = dataclasses.replace(config, connector={"name": "attention-pool", "num_tokens": 2})
     model = Mllm(config)
     assert model.image_tokens == model.encode_images(torch.zeros(1, 3, 64, 64)).shape[1] == 2
     with pytest.raises(InvalidArgumentError, match="'attention-pool' have no places in the image"):
