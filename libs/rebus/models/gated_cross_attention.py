@@ -1,7 +1,7 @@
 """Flamingo's gated cross-attention (arXiv 2204.14198, section 2.2): a decoder reads images beside its text, not in it.
 
 New layers stand before layers of a decoder that is left as it is. Their gates start shut, so that the decoder answers
-bit for bit as before. The layers are built as those of IDEFICS: RMSNorm, SwiGLU, no biases::
+bit for bit as before. The layers are built and named as those of IDEFICS: RMSNorm, SwiGLU, no biases::
 
     add_cross_attention(model.layers, config, width=..., image_width=...)
     with looking_at(model.layers, Images(features=..., visible=visible_images(starts, num_images))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -60,12 +61,8 @@ class Mllm(nn.Module):
             width_out=self.decoder.config.width,
             grid=self.vision_encoder.grid,
         )
-        if isinstance(self.connector, ReadsLayers) and not isinstance(self.vision_encoder, GivesLayers):
-            raise invalid(
-                "model.connector",
-                f"{config.connector['name']!r} reads layers {list(self.connector.feature_layers)}, "
-                f"but encoder {config.encoder['name']!r} gives only its last",
-            )
+        if isinstance(self.connector, ReadsLayers):
+            _check_layers(self.connector.feature_layers, self.vision_encoder, config)
 
     @property
     def image_tokens(self) -> int:
@@ -145,6 +142,17 @@ class Mllm(nn.Module):
         """
         embeds = self.embed(rows.input_ids, image_features)
         return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+
+
+def _check_layers(layers: Sequence[int], encoder: nn.Module, config: MllmConfig) -> None:
+    """Raises ``InvalidArgumentError`` unless the encoder gives all ``layers``."""
+    wanted = f"{config.connector['name']!r} reads layers {list(layers)}"
+    if not isinstance(encoder, GivesLayers):
+        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} gives only its last")
+    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
+    depth: int | None = getattr(encoder, "num_layers", None)
+    if depth is not None and max(layers) > depth:
+        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {depth}")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from rebus import registry
 from rebus.errors import InvalidArgumentError
+from rebus.models import load_model, save_model
 from rebus.models.connectors.attention_pool import AttentionPoolConfig, AttentionPoolConnector
 from rebus.models.connectors.average_pool import AveragePoolConfig, AveragePoolConnector
 from rebus.models.connectors.c_abstractor import CAbstractor, CAbstractorConfig, ResidualBlock
@@ -212,6 +214,8 @@ class LastOnly(nn.Module):
 class Layered(LastOnly):
     """The same, which can be asked for any of its states."""
 
+    num_layers = 3
+
     def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         return [self.states(pixels)[layer] for layer in layers]
 
@@ -247,6 +251,35 @@ def test_an_encoder_that_gives_only_its_last_layer_is_refused(config: MllmConfig
         InvalidArgumentError, match=r"'dense' reads layers \[0, 2, 3\], but encoder 'last-only' gives only"
     ):
         Mllm(dataclasses.replace(config, encoder={"name": "last-only"}))
+
+
+def test_layers_that_the_encoder_has_not_are_refused(config: MllmConfig) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"reads layers \[0, 2, 4\], but encoder 'layered' has 3"):
+        Mllm(dataclasses.replace(config, connector={**config.connector, "last_layer": 4}))
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [
+        {"name": "linear"},
+        {"name": "attention-pool", "num_tokens": 2, "hidden_width": 4},
+        {"name": "c-abstractor", "grid_side": 2, "num_blocks": 1, "hidden_width": 6},
+        {"name": "perceiver-resampler", "num_tokens": 2, "num_heads": 4, "head_width": 2},
+        {"name": "pixel-shuffle"},
+        {"name": "q-former", "num_tokens": 2, "width": 4, "num_layers": 2, "num_heads": 2, "hidden_width": 4},
+        {"name": "dense", "layers": [0, 2], "last_layer": 3, "integration": "sti", "pool_tokens": 4},
+    ],
+    ids=lambda spec: str(spec["name"]),
+)
+def test_a_saved_model_shows_images_the_same(config: MllmConfig, connector: dict[str, object], tmp_path: Path) -> None:
+    model = Mllm(dataclasses.replace(config, connector=connector)).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    want = model.encode_images(pixels)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, Mllm)
+    assert torch.equal(loaded.encode_images(pixels), want)
+    assert want.shape == (2, model.image_tokens, 8)
 
 
 def test_a_connector_without_places_has_no_grid_to_ask_for(config: MllmConfig) -> None:

@@ -101,7 +101,7 @@ def _train(rank: int, folder: Path, parallel: str) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=120),
+        timeout=datetime.timedelta(seconds=300),
     )
     training = Training(build(), total=12, processes=2)
     wrapped = DistributedDataParallel(training) if parallel == "ddp" else _shard(training)
