@@ -79,8 +79,8 @@ def test_last_token_and_mean_are_those_of_each_document() -> None:
     torch.testing.assert_close(head(SPECS[1])(rows, mask), torch.stack([F.normalize(p.mean(0), dim=0) for p in parts]))
 
 
-def test_latent_attention_matches_equations_of_nv_embed() -> None:
-    """Equations 1 and 2 with what the published model adds: norms, residuals and a GEGLU, each token by itself."""
+def test_latent_attention_matches_the_formula_of_nv_embed() -> None:
+    """softmax(Q K^T) V over the dictionary, with the norms, residuals and GEGLU of the published model."""
     torch.manual_seed(0)
     module = LatentAttentionHead(LatentAttentionConfig(num_latents=5, num_heads=1, head_width=6), width_in=WIDTH)
     (part,) = documents(lengths=[4])

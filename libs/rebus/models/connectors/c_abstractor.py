@@ -39,7 +39,7 @@ class CAbstractorConfig:
 
 @register("connector", "c-abstractor", config=CAbstractorConfig, paper="mm1")
 class CAbstractor(nn.Module):
-    """Residual blocks, adaptive average pooling, residual blocks, then an MLP (Honeybee, figure 3)."""
+    """Residual blocks, adaptive average pooling, residual blocks, then an MLP."""
 
     def __init__(self, config: CAbstractorConfig, *, width_in: int, width_out: int, grid: tuple[int, int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dense Connector (arXiv 2405.13800, section 3.2): what early layers of the encoder hold is shown beside the last one.
+"""Dense Connector (arXiv 2405.13800): what early layers of the encoder hold is shown beside the last one.
 
 The order of parts is that of the authors' code: the last layer first.
 """

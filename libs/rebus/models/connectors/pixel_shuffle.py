@@ -27,7 +27,7 @@ class PixelShuffleConfig:
             raise ValueError(f"merge_side={self.merge_side} must be at least 1")
 
 
-@register("connector", "pixel-shuffle", config=PixelShuffleConfig, paper=("internvl25", "mini-internvl"))
+@register("connector", "pixel-shuffle", config=PixelShuffleConfig, paper="internvl25")
 class PixelShuffleConnector(nn.Module):
     """Fewer, wider tokens without losing a value, each projected by itself."""
 

@@ -1,4 +1,4 @@
-"""Latent attention pooling of NV-Embed (arXiv 2405.17428, section 3.1): tokens look up a learned dictionary first."""
+"""Latent attention pooling of NV-Embed (arXiv 2405.17428): tokens look up a learned dictionary first."""
 
 # Shape suffixes: B rows, S tokens of a row, T tokens of all documents, L latents, D width.
 
