@@ -219,7 +219,7 @@ def _llava(sizes: Sizes, ours: Mllm) -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=IMAGE_TOKEN,
+        image_token_index=IMAGE_TOKEN,
         image_seq_length=sizes.image_tokens,
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
