@@ -1,10 +1,10 @@
 """Features of a frozen image encoder, computed once for the images of a dataset version.
 
-A cache is a folder ``features/<key>/`` of parts, each for a range of the version's rows, which fills up as rows are asked
-for: training computes those of its split, an index of the whole version later only the others. The key is a digest of
-everything that the features depend on, so that a stale cache cannot be found. The folder holds each part's SHA-256; its
-bytes (safetensors) lie in the cache of stored objects, within the same bound (``REBUS_CACHE_BYTES``). A part that was
-removed or damaged is computed anew, since losing it costs time and never results.
+A cache is a folder ``features/<key>/`` of parts, each for a range of the version's rows, which fills up as rows are
+asked for: training computes those of its split, an index of the whole version later only the others. The key is a
+digest of everything that the features depend on, so that a stale cache cannot be found. The folder holds each part's
+SHA-256; its bytes (safetensors) lie in the cache of stored objects, within the same bound (``REBUS_CACHE_BYTES``). A
+part that was removed or damaged is computed anew, since losing it costs time and never results.
 """
 
 from __future__ import annotations
