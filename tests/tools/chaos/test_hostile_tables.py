@@ -46,6 +46,27 @@ def test_a_packed_batch_is_refused_before_it_is_unpacked(tmp_path: Path, name: s
     ]  # fmt: skip
 
 
+def test_dictionaries_are_bounded_together(tmp_path: Path) -> None:
+    one = pa.array(["z" * (3 << 20)]).dictionary_encode()
+    path = tmp_path / "a.arrow"
+    write_arrow(path, pa.table({"x": one, "y": one}), compression="zstd")
+    assert len(rows_of(path)) == 1
+    assert not rows_of(path)[0].startswith("a batch")
+
+    write_arrow(path, pa.table({"x": one, "y": one, "z": one}), compression="zstd")
+    assert rows_of(path) == [f"a batch of more than the limit of {8 << 20} bytes; what follows was not read"]
+
+
+def test_a_number_without_an_end_in_a_page_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    whole = write_parquet(
+        path, pa.table({"x": [f"row {at}" for at in range(200_000)]}), compression="none", use_dictionary=False
+    )
+    path.write_bytes(whole[:5] + b"\xff" * 100_000 + whole[100_005:])
+    (reason,) = rows_of(path)
+    assert "a page's header holds a number of more than 64 bits" in reason
+
+
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_pages_announce_what_a_column_holds(tmp_path: Path, version: Any, compression: str) -> None:

@@ -18,7 +18,7 @@ _MAX_HEADER_BYTES = 16 << 20
 # Header types of a message, and the places of fields in their tables.
 _DICTIONARY, _BATCH = 2, 3
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
-_DATA_OF_DICTIONARY = 1
+_ID_OF_DICTIONARY, _DATA_OF_DICTIONARY, _IS_DELTA = 0, 1, 2
 _BUFFERS, _COMPRESSION = 2, 3
 _STORED = -1  # instead of a length: a buffer that compression would not have made smaller
 
@@ -29,6 +29,9 @@ class Message:
 
     is_batch: bool
     num_bytes: int
+    # Of a dictionary, which is kept: its number, and whether it goes on behind what was kept under that number.
+    dictionary: int | None = None
+    is_delta: bool = False
 
 
 def messages(file: BinaryIO) -> Iterator[Message]:
@@ -63,7 +66,9 @@ def _message(file: BinaryIO, header: bytes) -> tuple[Message, int]:
     if length < 0:
         raise InvalidArgumentError("a message's body of less than nothing")
     rows = table.table(_HEADER) if kind in (_DICTIONARY, _BATCH) else None
+    dictionary, is_delta = None, False
     if kind == _DICTIONARY and rows:
+        dictionary, is_delta = rows.number(_ID_OF_DICTIONARY, "<q"), bool(rows.number(_IS_DELTA, "<B"))
         rows = rows.table(_DATA_OF_DICTIONARY)
     unpacked = 0
     if rows and rows.place(_COMPRESSION):
@@ -74,7 +79,7 @@ def _message(file: BinaryIO, header: bytes) -> tuple[Message, int]:
                 (announced,) = struct.unpack("<q", file.read(8))
                 unpacked += size if announced == _STORED else max(announced, 0)
         file.seek(start)
-    return Message(kind == _BATCH, max(length, unpacked)), length
+    return Message(kind == _BATCH, max(length, unpacked), dictionary, is_delta), length
 
 
 class _Table:

@@ -113,13 +113,13 @@ class _Compact:
         return self._data[self.at - 1]
 
     def _varint(self) -> int:
-        value = shift = 0
-        while True:
+        value = 0
+        for shift in range(0, 64, 7):
             byte = self._byte()
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-            shift += 7
+        raise InvalidArgumentError("a page's header holds a number of more than 64 bits")
 
     def _zigzag(self) -> int:
         value = self._varint()

@@ -129,9 +129,14 @@ def _arrow(file: BinaryIO, name: str, columns: Sequence[str], limits: ReaderLimi
 def _sound_batches(file: BinaryIO, limits: ReaderLimits) -> tuple[int, str]:
     """How many batches come before one that is too large once it is unpacked, and what is wrong there, if anything."""
     count = 0
+    kept: dict[int, int] = {}
     try:
         for message in messages(file):
-            if message.num_bytes > limits.max_chunk_bytes:
+            size = message.num_bytes
+            if message.dictionary is not None:
+                kept[message.dictionary] = size + (kept.get(message.dictionary, 0) if message.is_delta else 0)
+                size = sum(kept.values())
+            if size > limits.max_chunk_bytes:
                 return count, f"a batch of more than the limit of {limits.max_chunk_bytes} bytes"
             count += message.is_batch
     except InvalidArgumentError as error:
