@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from google.protobuf import json_format, struct_pb2
@@ -19,6 +20,8 @@ from rebus.v1.retrieval_pb2 import Query
 MAX_IMAGE_BYTES = ImageLimits().max_bytes
 # What the uploaded images of one request may hold together.
 MAX_REFERRED_BYTES = 64 << 20
+# What the samples of one answer may hold: a message of 64 MiB, and what is left for the texts of the last of them.
+MAX_ANSWER_BYTES = 48 << 20
 
 _ROLES: dict[int, Role] = {
     pb.Segment.ROLE_UNSPECIFIED: "user",
@@ -37,22 +40,27 @@ _TYPES: dict[str, SegmentType] = {
 _ROLE_VALUES = {"system": pb.Segment.SYSTEM, "user": pb.Segment.USER, "assistant": pb.Segment.ASSISTANT}
 
 
-def sample_to_proto(sample: Sample) -> pb.Sample:
-    """A sample with its media inline."""
+def sample_to_proto(sample: Sample, room: int = MAX_ANSWER_BYTES) -> pb.Sample:
+    """A sample with its media inline, but for those that do not fit into ``room`` (bytes) behind earlier ones."""
+    segments: list[pb.Segment] = []
+    for segment in sample.segments:
+        size = 0 if segment.type == "text" else len(sample.media[segment.media])
+        segments.append(_segment_to_proto(segment, sample, omit=size > room))
+        room -= size if size <= room else 0
     metadata = struct_pb2.Struct()
     json_format.ParseDict(to_plain(sample.metadata), metadata)
     return pb.Sample(
         id=sample.id,
         family=sample.family,
         split=sample.split,
-        segments=[_segment_to_proto(segment, sample) for segment in sample.segments],
+        segments=segments,
         source=sample.source,
         license=sample.license,
         metadata=metadata,
     )
 
 
-def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
+def _segment_to_proto(segment: Segment, sample: Sample, *, omit: bool) -> pb.Segment:
     message = pb.Segment(
         role=_ROLE_VALUES[segment.role],
         loss=segment.loss,
@@ -61,7 +69,12 @@ def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
         start_seconds=segment.start_seconds,
         end_seconds=segment.end_seconds,
     )
-    setattr(message, segment.type, segment.text if segment.type == "text" else sample.media[segment.media])
+    if omit:
+        media = sample.media[segment.media]
+        digest = hashlib.sha256(media).hexdigest()
+        message.omitted.CopyFrom(pb.OmittedMedia(kind=segment.type, size_bytes=len(media), sha256=digest))
+    else:
+        setattr(message, segment.type, segment.text if segment.type == "text" else sample.media[segment.media])
     for x1, y1, x2, y2 in segment.regions or ():
         message.regions.add(x1=x1, y1=y1, x2=x2, y2=y2)
     return message
@@ -69,6 +82,9 @@ def _segment_to_proto(segment: Segment, sample: Sample) -> pb.Segment:
 
 def prompt_from_proto(segments: Sequence[pb.Segment], store: Store) -> Sample:
     """A prompt as a sample: its segments in order, their media collected, uploaded images read from the store."""
+    for at, message in enumerate(segments):
+        if message.HasField("omitted"):
+            raise invalid(f"segments[{at}].omitted", "stands for media that an answer left out; send or upload them")
     images = read_images(segments, store, [f"segments[{at}]" for at in range(len(segments))])
     media: list[bytes] = []
     converted: list[Segment] = []

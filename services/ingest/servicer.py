@@ -16,10 +16,10 @@ from rebus.v1 import dataset_pb2 as pb
 from rebus.v1 import dataset_pb2_grpc as pb_grpc
 from rebus.v1 import media_pb2, media_pb2_grpc
 from rebus.v1.common_pb2 import JobEvent
-from services.harness.converters import sample_to_proto
 from services.harness.feed import Feed
 from services.harness.pages import page_bounds
 from services.harness.runtime import Context, Runtime, run
+from services.ingest.sample_pages import sample_page
 
 DEFAULT_SAMPLES = 20
 MAX_SAMPLES = 100
@@ -82,7 +82,9 @@ class DatasetServicer(pb_grpc.DatasetServiceServicer):
         rows = reader.row_ids(request.split)
         size = min(request.page_size or DEFAULT_SAMPLES, MAX_SAMPLES)
         start, token = page_bounds(len(rows), size, request.page_token)
-        samples = [sample_to_proto(sample) for sample in reader.take(rows[start : start + size])]
+        samples = sample_page(reader, rows[start : start + size])
+        if len(samples) < min(size, len(rows) - start):
+            token = str(start + len(samples))
         return pb.ListSamplesResponse(samples=samples, next_page_token=token)
 
 

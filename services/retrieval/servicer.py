@@ -16,7 +16,7 @@ from rebus.store import documents, requests
 from rebus.v1 import common_pb2
 from rebus.v1 import retrieval_pb2 as pb
 from rebus.v1 import retrieval_pb2_grpc as pb_grpc
-from services.harness.converters import read_images, sample_to_proto
+from services.harness.converters import MAX_ANSWER_BYTES, read_images, sample_to_proto
 from services.harness.model_cache import ModelCache
 from services.harness.runtime import Context, Runtime, run
 
@@ -78,8 +78,10 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         if request.include_samples and hits:
             cancellation.current().check()
             samples = open_version(self._store, document.dataset_version).take([hit.row for hit in found])
+            room = MAX_ANSWER_BYTES
             for hit, sample in zip(hits, samples, strict=True):
-                hit.sample.CopyFrom(sample_to_proto(sample))
+                hit.sample.CopyFrom(sample_to_proto(sample, room))
+                room = max(room - hit.sample.ByteSize(), 0)
         return pb.SearchResponse(hits=hits)
 
     def _embed_queries(self, embedder: Embedder, queries: Sequence[pb.Query], fields: Sequence[str]) -> np.ndarray:

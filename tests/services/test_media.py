@@ -172,3 +172,10 @@ def test_a_reference_to_anything_but_media_is_refused(store: Store, name: str) -
         with pytest.raises(InvalidArgumentError) as caught:
             list(client.generation.Generate(generation_pb2.GenerateRequest(model_version=model, segments=[segment])))
         assert caught.value.violations[0].field == "segments[0].image_ref"
+
+
+def test_media_that_an_answer_left_out_are_no_input(store: Store) -> None:
+    sample = Sample(id="prompt", segments=[Segment(type="video", media=0)], media=[b"film"])
+
+    with pytest.raises(InvalidArgumentError, match=r"segments\[0\].omitted"):
+        converters.prompt_from_proto(converters.sample_to_proto(sample, room=3).segments, store)

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from PIL import Image
 
 from rebus import registry
 from rebus.data.readers import Location, Quarantined
+from rebus.data.sample import Sample, Segment
+from tools.chaos.hostile_media import write_sounds, write_videos
+from tools.chaos.hostile_tables import spoil, write_arrow, write_parquet
 from tools.chaos.pictures import PICTURES
 
 MEMORY_MIB = 400
@@ -40,6 +45,9 @@ _BOMB = 128 << 20
 _DEEP = 100_000
 # What a file and a column may hold here; the readers' own limits are larger, and so would the bombs have to be.
 _LIMIT = 64 << 20
+_TABLE_LIMITS = {"max_chunk_bytes": _LIMIT, "max_sample_bytes": 16 << 20}
+# Length of a text without an end.
+_ENDLESS = 256 << 20
 
 
 def picture(format: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
@@ -207,24 +215,113 @@ def _gzip_bomb() -> bytes:
 
 
 def write_tables(folder: Path) -> tuple[int, int]:
-    """Parquet and Arrow files."""
+    """Parquet and Arrow files of captioned images."""
     table = pa.table({"image": [{"bytes": picture(), "path": ""}] * _GOOD, "text": ["x"] * _GOOD})
-    pq.write_table(table, folder / "good.parquet")
-    whole = (folder / "good.parquet").read_bytes()
-    with pa.OSFile(str(folder / "good.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    stream = (folder / "good.arrow").read_bytes()
-    pq.write_table(pa.table({"text": [1], "image": ["x"]}), folder / "types.parquet")
-    pq.write_table(pa.table({"other": [1]}), folder / "schema.parquet")
-    bomb = pa.table({"image": pa.array([None], pa.binary()), "text": pa.array(["\0" * (_BOMB + 1)], pa.large_string())})
-    pq.write_table(bomb, folder / "bomb.parquet", compression="zstd", use_dictionary=False, write_statistics=False)
-    del bomb
-    (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
-    (folder / "page.parquet").write_bytes(whole[:20] + b"\xff" * 60 + whole[80:])
-    (folder / "empty.parquet").write_bytes(b"")
-    (folder / "cut.arrow").write_bytes(stream[: len(stream) // 3])
-    (folder / "noise.arrow").write_bytes(b"\xff" * 1000)
-    return 2 * _GOOD, 8
+    for name in ("good", "good-file"):
+        write_parquet(folder / f"{name}.parquet", table)
+        write_arrow(folder / f"{name}.arrow", table, compression="zstd" if name == "good" else None)
+    write_parquet(folder / "types.parquet", pa.table({"text": [1], "image": ["x"]}))
+    write_parquet(folder / "schema.parquet", pa.table({"other": [1]}))
+    return 4 * _GOOD, 2 + sum(spoil(folder, table, "text").values())
+
+
+def write_exported(folder: Path) -> tuple[int, int]:
+    """Files as the parquet exporter writes them."""
+    segments = [Segment(type="image", media=0), Segment(text="x")]
+    samples = [Sample(id=f"s{at}", segments=segments, media=[picture()]) for at in range(_GOOD)]
+    registry.build("exporter", {"name": "parquet"}).write(samples, folder)
+    table = pq.read_table(folder / "part-00000.parquet")
+    odd = {
+        "media": [[bad_pictures()["bomb.png"]], [b""], []],
+        "segments": [[], None, table["segments"][0].as_py() * 3000],
+        "metadata": ["[" * _DEEP, "7", "{"],
+        "id": ["", None, "\0" * 10_000_000],
+    }
+    for name, cells in odd.items():
+        at = table.schema.get_field_index(name)
+        changed = table.set_column(at, name, pa.array(cells, table.schema.field(name).type))
+        write_parquet(folder / f"odd-{name}.parquet", changed)
+    bad = spoil(folder, table, "metadata")
+    return _GOOD, 3 * len(odd) + sum(count for name, count in bad.items() if name.endswith(".parquet"))
+
+
+def write_documents(folder: Path) -> tuple[int, int]:
+    """MMC4's documents."""
+    shown = {"image_base64": base64.b64encode(picture()).decode(), "matched_text_index": 1, "matched_sim": 0.3}
+    document = {"text_list": ["a", "b"], "image_info": [shown], "url": "https://a.org"}
+    # Nobody reads the matrix: what an image belongs to stands beside the image.
+    good = [document, {**document, "similarity_matrix": [[0.1] * 9] * 7}, {"text_list": ["a"]}]
+    wrong = [{"matched_text_index": at} for at in (2, -1, 10**30, True, None, 0.5, "1")]
+    wrong += [{"matched_sim": "high"}, {"matched_sim": None}, {"image_base64": 7}, {"image_base64": "A" * 100}]
+    wrong += [{"image_base64": base64.b64encode(data).decode()} for data in (b"", bad_pictures()["bomb.png"])]
+    absent = {"matched_text_index": 0}
+    wrong += [{"image_base64": "", **absent, "image_name": name} for name in ("../x.png", "/etc/passwd", "none.png", 7)]
+    wrong += [
+        {"image_base64": "", **absent, "raw_url": "http://169.254.169.254/latest/meta-data"},
+        {"image_base64": ""},
+    ]
+    bad: list[Any] = [{**document, "image_info": [{**shown, **change}]} for change in wrong]
+    bad += [{**document, "image_info": images} for images in ([shown] * 300, [7], {"a": 1}, "x")]
+    bad += [
+        {**document, "text_list": texts}
+        for texts in (["x"] * 5000, [], ["a", 7], {}, None, ["\0", "b"], ["x" * 200_000, "b"])
+    ]
+    bad += [{**document, "url": "\ud800"}]
+    lines = [json.dumps(entry) for entry in [*good, *bad]]
+    raw = ["[" * _DEEP, '{"text_list": ' + "[" * _DEEP, "[]", "NaN", '{"text_list": ["' + "x" * (5 << 20) + '"]}', "\0"]
+    raw += ['{"text_list": [' + "[]," * 1_000_000 + "7]}"]
+    data = "\n".join([*lines, *raw]).encode() + b'\n{"text_list": ["\xff\xfe"]}\n' + json.dumps(document).encode()
+    (folder / "documents.jsonl").write_bytes(data)
+    return len(good) + 1, len(bad) + len(raw) + 1
+
+
+def write_pairs(folder: Path) -> tuple[int, int]:
+    """OBELICS' pairs of lists."""
+    table = pa.table({"texts": [["a", None, "b"]] * _GOOD, "images": [[None, picture(), None]] * _GOOD})
+    write_parquet(folder / "good.parquet", table)
+    wrong: list[tuple[Any, Any]] = [
+        (["a"], [None, None]), (None, None), (["a"], None), (["a"], [picture()]), ([None], [picture()]),
+        (["a", None], [None, b""]), (["a", None], [None, bad_pictures()["bomb.png"]]), (["\0"], [None]),
+        (["x"] * 5000, [None] * 5000), (["a"] + [None] * 300, [None] + [picture()] * 300), (["x" * 200_000], [None]),
+    ]  # fmt: skip
+    schema = table.schema
+    write_parquet(
+        folder / "wrong.parquet",
+        pa.table({"texts": [texts for texts, _ in wrong], "images": [images for _, images in wrong]}, schema=schema),
+    )
+    names = ["../x.png", "/etc/passwd", "none.png", "http://169.254.169.254/latest/meta-data", "x" * 5000]
+    write_parquet(
+        folder / "names.parquet", pa.table({"texts": [["a", None]] * 5, "images": [[None, n] for n in names]})
+    )
+    write_parquet(
+        folder / "types.parquet", pa.table({"texts": [[1]], "images": pa.array([[None]], pa.list_(pa.string()))})
+    )
+    return _GOOD, len(wrong) + len(names) + 1 + sum(spoil(folder, table, "texts").values())
+
+
+def write_prose(folder: Path) -> tuple[int, int]:
+    """Plain text and JSONL."""
+    (folder / "good.txt").write_text("\n\n".join(["a text"] * _GOOD))
+    with (folder / "endless.txt").open("wb") as file:
+        file.truncate(_ENDLESS)  # one line of zeros that takes no room on the disk
+    files = {
+        "latin.txt": "\xe9t\xe9".encode("latin-1"),
+        "wide.txt": "in UTF-16".encode("utf-16"),
+        "zeros.txt": bytes(4096),
+        "long.txt": b"a line\n" * 1_000_000,
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "link.txt").symlink_to("/etc/passwd")
+    os.mkfifo(folder / "pipe.txt")
+    lines = [b'{"text": "x"}'] * _GOOD + [b""] * 1000
+    bad = [
+        b"[" * _DEEP, b'{"text": ' + b"[" * _DEEP, b'{"a":' * _DEEP, b'{"text": 7}', b"{}", b"7", b"NaN",
+        b'{"text": "\\ud800"}', b'{"text": "\\u0000"}', b'{"text": "\xff"}', b"\0" * 100, b'{"text": "',
+        b'{"text": "' + b"x" * (5 << 20) + b'"}', b'{"text": "' + b"x" * 200_000 + b'"}', b'{"text": ' + b"9" * 10_000,
+    ]  # fmt: skip
+    (folder / "lines.jsonl").write_bytes(b"\n".join([*lines, *bad, lines[0]]))
+    return 2 * _GOOD + 1, len(files) + 3 + len(bad)
 
 
 def write_texts(folder: Path) -> tuple[int, int]:
@@ -263,12 +360,20 @@ def write_questions(folder: Path) -> tuple[int, int]:
 # Reader -> what writes its corpus, and its settings.
 CORPORA: dict[str, tuple[Any, dict[str, Any]]] = {
     "image-folder": (write_images, {"captions": "captions.jsonl"}),
+    "audio": (partial(write_sounds, good=_GOOD), {"limits": {"audio": {"max_seconds": 60}}}),
+    "video": (partial(write_videos, good=_GOOD), {"captions": "captions.jsonl"}),
     "webdataset": (write_shards, {"limits": {"max_file_bytes": _LIMIT}}),
-    "huggingface": (write_tables, {"caption_column": "text", "limits": {"max_chunk_bytes": _LIMIT}}),
+    "huggingface": (write_tables, {"caption_column": "text", "limits": _TABLE_LIMITS}),
+    "parquet": (write_exported, {"limits": _TABLE_LIMITS}),
+    "obelics": (write_pairs, {"limits": _TABLE_LIMITS}),
+    "mmc4": (write_documents, {}),
     "llava": (write_texts, {}),
     "html": (write_pages, {}),
+    "text": (write_prose, {}),
     "vlmevalkit": (write_questions, {}),
 }
+# Readers that make their samples and read no files.
+MAKERS = frozenset(("emoji", "scenes"))
 
 
 def read(folder: Path, reader: str) -> Iterator[Any]:
@@ -280,9 +385,11 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """Reads every corpus in this process: good samples, reasons, and the peak of memory so far (MiB)."""
     found = []
     for reader in CORPORA:
+        began = time.monotonic()
         items = [(i.location, i.reason) if isinstance(i, Quarantined) else None for i in read(folder, reader)]
         reasons = [item for item in items if item is not None]
         found.append({"reader": reader, "good": items.count(None), "bad": reasons, "peak_mib": _peak_mib()})
+        found[-1]["seconds"] = round(time.monotonic() - began, 1)
     return found
 
 
@@ -327,7 +434,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rebus-hostile-") as folder:
         rows, problems = run(Path(folder), options.memory_mib)
     for row in rows:
-        print(f"{row['reader']:14} {row['good']:4} good {len(row['bad']):4} quarantined  peak {row['peak_mib']} MiB")
+        told = f"{row['good']:4} good {len(row['bad']):4} quarantined"
+        print(f"{row['reader']:14} {told}  peak {row['peak_mib']} MiB  {row['seconds']} s")
     print(*problems, sep="\n", end="\n" if problems else "")
     good, bad = sum(row["good"] for row in rows), sum(len(row["bad"]) for row in rows)
     print(json.dumps({"good": good, "quarantined": bad, "problems": problems}))

@@ -164,7 +164,8 @@ class _Drawing:
                 continue
             if self._included(field) and depth < 6:
                 self._set(message, field, depth)
-        if "sha256" in descriptor.fields_by_name and not self._hostile():  # an upload's last message: it fits its bytes
+        uploads = "sha256" in descriptor.fields_by_name and "chunk" in descriptor.fields_by_name
+        if uploads and not self._hostile():  # an upload's last message: it fits its bytes
             message.sha256 = hashlib.sha256(message.chunk).hexdigest()  # pyright: ignore[reportAttributeAccessIssue]
         return message
 

@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Stream
 
+from rebus.data.mp4 import check_announced
 from rebus.errors import InvalidArgumentError, invalid
 
 # FFmpeg's name of the container -> what people call it.
@@ -84,6 +85,8 @@ def open_container(
         found = "empty file" if not data else f"starts with {data[:12].hex(' ')}"
         raise invalid(field, f"not a file of {', '.join(known.values())} ({found})")
     _check_riff(data, field)
+    if name == "mov":
+        check_announced(data, field)
     with _errors(field, known[name]), _opened(data, name, codecs, max_pixels, field) as file:
         container = OpenContainer(file=file, name=name, field=field)
         if len(file.streams) > _MAX_STREAMS:

@@ -155,16 +155,30 @@ def curate(
 
 
 def publish(store: Store, reader: DatasetReader, judged: Judged, *, producer: str = "") -> DatasetVersion:
-    """The version that a judgement leads to. A column that an earlier curation measured is left as it is."""
+    """The version that a judgement leads to.
+
+    Of a column that an earlier curation measured, the rows that lack a value (they were added since) get theirs; the
+    others keep what they have.
+    """
     existing = set(reader.column_names)
+    added = {name: values for name, values in judged.columns.items() if name not in existing}
+    filled = {name: _filled(reader, name, values) for name, values in judged.columns.items() if name in existing}
     return derive_version(
         store,
         reader.version.name,
         drop=judged.dropped.rows,
-        columns={name: values for name, values in judged.columns.items() if name not in existing},
-        patches=judged.patches,
+        columns=added,
+        patches={**judged.patches, **{name: patch for name, patch in filled.items() if len(patch.rows)}},
         producer=producer,
     )
+
+
+def _filled(reader: DatasetReader, name: str, values: pa.Array) -> Patch:
+    """Of ``values``, one a row, those of the rows in which a stored column holds null."""
+    null = [batch.column(0).is_null() for batch in reader.scan_columns([name])]
+    lacking = pa.concat_arrays([pa.array([], pa.bool_()), *null]).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(lacking & values.is_valid().to_numpy(zero_copy_only=False))
+    return Patch(rows, values.take(pa.array(rows)))
 
 
 def judge_rows(
@@ -226,18 +240,29 @@ def judge_batch(
             for name in observed.schema.names:
                 said = _patched(said, f"{_OBSERVED}{name}", left, observed.column(name))
             break
-        judgement = curator.judge(observed)
+        at = _unmeasured(curator, batch)
+        judgement = curator.judge(observed if len(at) == batch.num_rows else observed.take(pa.array(at)))
         for name, values in _typed(curator, judgement).items():
             told = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
             values = values.take(pa.array(told))
-            said = _patched(said, name, left[told], values)
-            batch = _patched(batch, name, told, values)
-        gone = np.array([reason != KEEP for reason in judgement.reasons], dtype=bool)
+            said = _patched(said, name, left[at[told]], values)
+            batch = _patched(batch, name, at[told], values)
+        gone = np.zeros(batch.num_rows, dtype=bool)
+        gone[at] = [reason != KEEP for reason in judgement.reasons]
         if gone.any():
             by[left[gone]] = number
             reasons[left[gone]] = [reason for reason in judgement.reasons if reason != KEEP]
             batch, left = batch.filter(pa.array(~gone)), left[~gone]
     return said.append_column("curator", pa.array(by)).append_column("reason", pa.array(reasons, pa.string()))
+
+
+def _unmeasured(curator: Curator, batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """The rows of a batch that a curator must see: those an earlier curation filled for it are spared, where it only
+    measures."""
+    if not curator.only_measures or not set(curator.adds) <= set(batch.schema.names):
+        return np.arange(batch.num_rows)
+    lacking = [batch.column(name).is_null().to_numpy(zero_copy_only=False) for name in curator.adds]
+    return np.flatnonzero(np.any(lacking, axis=0))
 
 
 class _Ledger:
@@ -334,7 +359,8 @@ def _cut(chain: Sequence[Curator]) -> list[tuple[int, int]]:
 def _stage(
     reader: DatasetReader, specs: Sequence[Spec], members: Sequence[Curator], first: int, ledger: _Ledger
 ) -> Stage:
-    wanted = sorted({name for curator in members for name in curator.reads})
+    measured = {name for curator in members if curator.only_measures for name in curator.adds}
+    wanted = sorted({name for curator in members for name in curator.reads} | measured)
     stored = set(reader.column_names)
     known = {name: patch for name in wanted if (patch := ledger.patch(name))}
     return Stage(specs, first, sorted({"id", *(stored & set(wanted))}), known)

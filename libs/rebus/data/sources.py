@@ -17,6 +17,7 @@ from rebus import registry
 from rebus.data.fetching import Fetcher, is_web_address
 from rebus.data.folders import StoreFolder, WebFolder
 from rebus.data.readers.base import Location, Reader, SourceSettings
+from rebus.data.readers.bounded import bounded
 from rebus.errors import FieldViolation, InvalidArgumentError, NotFoundError, RebusError, invalid
 from rebus.store import Store
 from rebus.v1.dataset_pb2 import Source
@@ -38,7 +39,8 @@ def build_reader(source: Source, field: str) -> Reader:
     config = configs.build(component.config, plain(source.settings, f"{field}.settings"), where=f"{field}.settings")
     location = _location(source, isinstance(config, SourceSettings), f"{field}.uri")
     with _naming(field):
-        return component.target(config, location)
+        reader: Reader = component.target(config, location)
+    return bounded(reader, config.limits.max_samples, field) if isinstance(config, SourceSettings) else reader
 
 
 def plain(settings: Struct, field: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ A dataset is one Lance dataset at ``datasets/<id>/data.lance``. Versions that re
 it, in this order: the Lance commit; ``versions/<n>/manifest.json``, which names every object of that Lance version
 with its SHA-256 and, being created only if absent, claims the number; a Lance tag, which keeps the version from
 being cleaned up; ``versions/<n>/dataset_version.json``; the dataset's ``latest_version``. A process that dies
-between two of these leaves the earlier versions as they were.
+between two of these leaves the earlier versions as they were. A manifest without a document is a version that nobody
+sees: its number is passed over, so that numbers may have gaps, until ``gc`` removes it with what it alone names.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def publish(store: Store, version: DatasetVersion, dataset: str, lance_dataset: 
     version.digest = manifest.digest
     version.create_time.GetCurrentTime()
     _check_inherited(store, version, manifest)
-    lance_dataset.tags.create(f"v{number}", lance_dataset.version)
+    _tag(lance_dataset, f"v{number}")
     documents.create(store, version)
     documents.update(store, Dataset, dataset, lambda document: _advance(document, version.name))
     return version
@@ -139,6 +140,12 @@ def _claim(store: Store, dataset: str, paths: Iterable[str]) -> tuple[int, Manif
         except AlreadyExistsError:
             continue
     raise AlreadyExistsError(f"{dataset}: other writers took {_CLAIM_ATTEMPTS} version numbers in a row; try again")
+
+
+def _tag(lance_dataset: Any, name: str) -> None:
+    """Keeps a Lance version; a tag of that name is of a writer that died before, and whose number ``gc`` freed."""
+    tags = lance_dataset.tags
+    (tags.update if name in tags.list() else tags.create)(name, lance_dataset.version)
 
 
 def _objects(lance_dataset: Any) -> list[str]:

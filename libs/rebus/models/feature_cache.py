@@ -1,14 +1,16 @@
 """Features of a frozen image encoder, computed once for the images of a dataset version.
 
-A cache is a folder ``features/<key>/`` of safetensors parts, each for a range of the version's rows, which fills up as
-rows are asked for: training computes those of its split, an index of the whole version later only the others. The key
-is a digest of everything that the features depend on, so that a stale cache cannot be found. A part is replaced whole
-and carries its SHA-256; a damaged one is computed anew, since losing it costs time and never results.
+A cache is a folder ``features/<key>/`` of parts, each for a range of the version's rows, which fills up as rows are
+asked for: training computes those of its split, an index of the whole version later only the others. The key is a
+digest of everything that the features depend on, so that a stale cache cannot be found. The folder holds each part's
+SHA-256; its bytes (safetensors) lie in the cache of stored objects, within the same bound (``REBUS_CACHE_BYTES``). A
+part that was removed or damaged is computed anew, since losing it costs time and never results.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections import deque
@@ -27,6 +29,9 @@ from torch import Tensor, nn
 
 from rebus import config as configs
 from rebus.data.preprocess import ImageProcessor
+from rebus.errors import NotFoundError, ResourceExhaustedError
+from rebus.store import manifests
+from rebus.store.cache import CachedObject, LocalCache
 
 # Images encoded together. More would not be faster on a CPU: the activations would leave its caches.
 ENCODE_BATCH = 8
@@ -97,21 +102,19 @@ def cached_features(
     ``progress`` is told images done and in all, and may raise to stop; what was done so far is kept. An image that
     cannot be decoded is an ``InvalidArgumentError`` naming ``rows[i]``, the dataset version's row.
     """
-    folder = cache_dir / key.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    kept = _Parts(cache_dir, key)
     parts: list[tuple[Tensor, NDArray[np.int64]]] = []
     done = 0
     for number in np.unique(rows // PART_ROWS):
         wanted = rows[rows // PART_ROWS == number]
         progress(done, len(rows))
-        path = folder / f"part-{number:09d}.safetensors"
-        part = _read(path) or _Part.empty()
+        part = kept.read(number)
         missing = np.setdiff1d(wanted, part.rows)
         if len(missing):
             images = take_images(missing.tolist())
             names = [f"rows[{row}]" for row in missing]
             part = part.with_rows(missing, encode_images(encoder, processor, images, layout=key.layout, names=names))
-            _write(path, part)
+            kept.write(number, part)
         parts.append((part.features, np.searchsorted(part.rows, wanted)))
         done += len(wanted)
     progress(done, len(rows))
@@ -178,27 +181,46 @@ class _Part:
         return _Part(together[order], torch.cat([self.features, features])[order] if len(self.rows) else features)
 
 
-def _write(path: Path, part: _Part) -> None:
-    tensors = {"features": part.features.contiguous(), "rows": torch.from_numpy(part.rows)}
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(save(tensors, {"sha256": _sha256(part)}))
-    os.replace(file.name, path)
+class _Parts:
+    """The parts of one key: their content in the machine's bounded cache, and what they are named there."""
+
+    def __init__(self, cache_dir: Path, key: FeatureKey) -> None:
+        self._folder = cache_dir / key.folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._cache = LocalCache(cache_dir / manifests.CACHE)
+
+    def write(self, number: int, part: _Part) -> None:
+        """Keeps a part where there is room for it."""
+        data = save({"features": part.features.contiguous(), "rows": torch.from_numpy(part.rows)})
+        kept = self._object(number, len(data), hashlib.sha256(data).hexdigest())
+        try:
+            with self._cache.folder([kept], lambda _: [data]):
+                pass
+        except ResourceExhaustedError:
+            return  # readers use the room that there is: the next one computes it again
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False) as file:
+            json.dump([kept.size, kept.sha256], file)
+        os.replace(file.name, self._folder / kept.name)
+
+    def read(self, number: int) -> _Part:
+        """The part, mapped; an empty one if there is none, or it was removed or damaged."""
+        try:
+            wanted = self._object(number, *json.loads((self._folder / self._name(number)).read_text()))
+            # What is mapped stays when the file goes.
+            with self._cache.folder([wanted], _gone) as folder, safe_open(folder / wanted.path, framework="pt") as file:
+                return _Part(file.get_tensor("rows").numpy(), file.get_tensor("features"))
+        except (FileNotFoundError, NotFoundError, ResourceExhaustedError, SafetensorError, ValueError, TypeError):
+            return _Part.empty()
+
+    def _object(self, number: int, size: int, sha256: str) -> CachedObject:
+        return CachedObject(name=self._name(number), path="part.safetensors", size=size, sha256=sha256)
+
+    def _name(self, number: int) -> str:
+        return f"part-{number:09d}.json"
 
 
-def _read(path: Path) -> _Part | None:
-    """The part at ``path`` mapped, unless there is none or it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            part = _Part(file.get_tensor("rows").numpy(), file.get_tensor("features"))
-            return part if (file.metadata() or {}).get("sha256") == _sha256(part) else None
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def _sha256(part: _Part) -> str:
-    sha = hashlib.sha256(part.rows.tobytes())
-    sha.update(part.features.contiguous().numpy().data)
-    return sha.hexdigest()
+def _gone(name: str) -> Iterator[bytes]:
+    raise NotFoundError(f"{name} is not in the cache")
 
 
 def _decoded(processor: ImageProcessor, images: Sequence[bytes], names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:

@@ -157,23 +157,30 @@ def garbage(store: Store, *, grace: timedelta = DEFAULT_GRACE, now: datetime | N
     # In this order: a job that ends and publishes in between is still protected by having been seen active.
     cutoff = min(now - grace, _oldest_active(store))
     old: dict[str, ObjectInfo] = {}
-    manifested: list[str] = []
+    manifested: dict[str, ObjectInfo] = {}
     resources: set[str | None] = set()
     for info in store.scan():
         resources.add(_document_name(info.path))
         if info.path.endswith(f"/{manifests.MANIFEST}"):
-            manifested.append(info.path.removesuffix(f"/{manifests.MANIFEST}"))
+            manifested[info.path.removesuffix(f"/{manifests.MANIFEST}")] = info
         elif info.path.startswith(f"{requests.FOLDER}/"):
             if info.last_modified < min(cutoff, now - REQUESTS_KEPT):
                 old[info.path] = info
         elif info.last_modified < cutoff and not _accounts_for_itself(info.path):
             old[info.path] = info
-    for folder in manifested:
+    abandoned = {f: i for f, i in manifested.items() if i.last_modified < cutoff and _is_abandoned(f, resources)}
+    for folder in manifested.keys() - abandoned.keys():
         for path in _parts_of(store, folder):
             old.pop(path, None)
     for path in [path for path in old if _job_of_events(path) in resources]:
         del old[path]
-    return [*old.values(), *(info for info in store.staged() if info.last_modified < cutoff)]
+    # Manifests first, so that none outlives what it names.
+    return [*abandoned.values(), *old.values(), *(info for info in store.staged() if info.last_modified < cutoff)]
+
+
+def _is_abandoned(folder: str, resources: set[str | None]) -> bool:
+    """Whether it is a dataset version whose writer died between its manifest and its document: nobody can see it."""
+    return folder.startswith("datasets/") and folder not in resources
 
 
 def _accounts_for_itself(path: str) -> bool:

@@ -50,8 +50,18 @@ class Box(_message.Message):
     y2: float
     def __init__(self, x1: _Optional[float] = ..., y1: _Optional[float] = ..., x2: _Optional[float] = ..., y2: _Optional[float] = ...) -> None: ...
 
+class OmittedMedia(_message.Message):
+    __slots__ = ("kind", "size_bytes", "sha256")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    size_bytes: int
+    sha256: str
+    def __init__(self, kind: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+
 class Segment(_message.Message):
-    __slots__ = ("text", "image", "image_ref", "audio", "video", "role", "loss", "branch", "task", "regions", "start_seconds", "end_seconds")
+    __slots__ = ("text", "image", "image_ref", "audio", "video", "omitted", "role", "loss", "branch", "task", "regions", "start_seconds", "end_seconds")
     class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ROLE_UNSPECIFIED: _ClassVar[Segment.Role]
@@ -67,6 +77,7 @@ class Segment(_message.Message):
     IMAGE_REF_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     VIDEO_FIELD_NUMBER: _ClassVar[int]
+    OMITTED_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +90,7 @@ class Segment(_message.Message):
     image_ref: str
     audio: bytes
     video: bytes
+    omitted: OmittedMedia
     role: Segment.Role
     loss: bool
     branch: int
@@ -86,7 +98,7 @@ class Segment(_message.Message):
     regions: _containers.RepeatedCompositeFieldContainer[Box]
     start_seconds: float
     end_seconds: float
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., audio: _Optional[bytes] = ..., video: _Optional[bytes] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., image_ref: _Optional[str] = ..., audio: _Optional[bytes] = ..., video: _Optional[bytes] = ..., omitted: _Optional[_Union[OmittedMedia, _Mapping]] = ..., role: _Optional[_Union[Segment.Role, str]] = ..., loss: _Optional[bool] = ..., branch: _Optional[int] = ..., task: _Optional[str] = ..., regions: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("id", "family", "split", "segments", "source", "license", "metadata")

@@ -122,7 +122,8 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSamples(self, request, context):
-        """Lists rows of a version. NOT_FOUND if the version does not exist; DATA_LOSS if its stored bytes were altered;
+        """Lists rows of a version. A page ends early, with a token, where more would exceed a message; media that exceed one by
+        themselves are `omitted`. NOT_FOUND if the version does not exist; DATA_LOSS if its stored bytes were altered;
         INVALID_ARGUMENT for a page token of another listing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -196,3 +196,19 @@ def test_every_curator_reads_and_adds_columns_that_fit() -> None:
         assert set(curator.rewrites) <= set(SCHEMA.names) - {"id", "media"}
         if component.name not in NEEDS_THE_STORE:
             assert list(curator.judge(curator.observe(empty.select(list(curator.reads)))).reasons) == []
+
+
+def test_curating_again_fills_the_rows_that_were_added_since_and_leaves_the_others(store: Store) -> None:
+    old = write_version(store, "datasets/x", [sample("old", ["t"], [image(40, 40)])])
+    curated = curate(store, old.name, [{"name": "image-size"}])
+    added = [sample("new", ["t"], [image(35, 50)]), sample("tiny", ["t"], [image(4, 4)]), sample("none", ["t"])]
+    longer = write_version(store, "datasets/x", added, base=curated.version.name)
+    before = sum(info.size for info in store.list("datasets/x"))
+
+    again = curate(store, longer.name, [{"name": "image-size"}])
+
+    table = open_version(store, again.version.name).table(["id", "min_image_side"])
+    assert table.to_pydict() == {"id": ["old", "new", "none"], "min_image_side": [40, 35, None]}
+    assert [(row.sample_id, row.curator) for row in again.dropped] == [("tiny", "image-size")]
+    assert open_version(store, longer.name).table(["min_image_side"]).column(0).to_pylist() == [40, None, None, None]
+    assert sum(info.size for info in store.list("datasets/x")) - before < 20_000

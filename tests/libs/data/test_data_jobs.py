@@ -20,7 +20,7 @@ from rebus.jobs import status
 from rebus.jobs.context import JobContext
 from rebus.jobs.events import EventLog
 from rebus.store import Store, documents
-from rebus.v1.dataset_pb2 import Curation, Curator, DatasetVersion, Ingestion, Source
+from rebus.v1.dataset_pb2 import Curation, Curator, Dataset, DatasetVersion, Ingestion, Source
 
 
 def png(seed: int) -> bytes:
@@ -267,3 +267,19 @@ def test_ingest_and_curate_on_s3(s3_store: Store, pets: Path, tmp_path: Path) ->
     assert [s.id for s in result.scan()] == ids
     assert result.table(["min_image_side"]).column(0).to_pylist() == [40] * 8
     assert versions.verify(s3_store, parent) == result.verify() == []
+
+
+@pytest.mark.parametrize("reader", ["image-folder", "text"])
+def test_a_source_of_more_samples_than_its_limit_fails_the_job(
+    store: Store, pets: Path, tmp_path: Path, reader: str
+) -> None:
+    (pets / "notes.txt").write_text("\n\n".join(["a note"] * 4))
+    uri = pets / "notes.txt" if reader == "text" else pets
+    count = 4 if reader == "text" else 11
+    jobs.run_ingestion(start(store, ingestion(source(reader, uri, limits={"max_samples": count}), share=0.9), tmp_path))
+    version = documents.get(store, Dataset, "datasets/x").latest_version
+
+    ctx = start(store, ingestion(source(reader, uri, limits={"max_samples": count - 1}), share=0.9), tmp_path)
+    with pytest.raises(InvalidArgumentError, match=rf"max_samples: more than {count - 1} samples"):
+        jobs.run_ingestion(ctx)
+    assert documents.get(store, Dataset, "datasets/x").latest_version == version

@@ -7,9 +7,12 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import lance
@@ -25,7 +28,7 @@ from rebus.data.dataset import derive_version, open_version, write_version
 from rebus.data.rows import SCHEMA, from_table, to_batch
 from rebus.data.sample import Sample, Segment
 from rebus.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
-from rebus.store import Store, documents
+from rebus.store import Store, documents, maintenance
 from rebus.v1.dataset_pb2 import Dataset, DatasetVersion
 
 DATASET = "datasets/x"
@@ -506,3 +509,42 @@ def test_a_spawned_worker_reads(store: Store) -> None:
     name = write_version(store, DATASET, samples(3)).name
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_first_id, (store.url, name)) == "s0"
+
+
+@pytest.mark.parametrize(("module", "function"), [(versions.manifests, "publish"), (versions, "_tag")])
+@pytest.mark.parametrize("later", [False, True])
+def test_gc_removes_a_version_whose_writer_died_behind_its_claim(
+    store: Store, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, later: bool
+) -> None:
+    first = write_version(store, DATASET, samples(4, "old"))
+    kept = {info.path for info in store.scan() if "/data/" in info.path}
+    real = getattr(module, function)
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, dies)
+        with pytest.raises(KilledError):
+            write_version(store, DATASET, samples(3, "dead"))
+    if later:  # its number is taken
+        assert write_version(store, DATASET, samples(2, "new")).name == f"{DATASET}/versions/3"
+        data = [info.path for info in store.scan() if "/data/" in info.path]
+        kept = {path for path in data if b"dead" not in store.get(path)}
+    published = [version.name for version in documents.list_all(store, DatasetVersion, parent=DATASET)]
+    assert published == [first.name, f"{DATASET}/versions/3"][: 1 + later]
+    assert maintenance.fsck(store) == []
+    assert not [i for i in maintenance.garbage(store) if "/versions/2" in i.path]  # its writer may be alive
+
+    maintenance.collect(store, maintenance.garbage(store, now=datetime.now(UTC) + timedelta(days=3)))
+
+    assert {info.path for info in store.scan() if "/data/" in info.path} == kept
+    assert not store.exists(f"{DATASET}/versions/2/manifest.json")
+    assert maintenance.fsck(store) == []
+    assert documents.get(store, Dataset, DATASET).latest_version == published[-1]
+    # An object store has no empty folders: there the number is free again.
+    shutil.rmtree(Path(store.url.removeprefix("file://")) / DATASET / "versions/2", ignore_errors=True)
+    again = write_version(store, DATASET, samples(5, "again"))
+    assert again.name == f"{DATASET}/versions/{4 if later else 2}"
+    assert [s.id for s in open_version(store, again.name).scan()] == [s.id for s in samples(5, "again")]

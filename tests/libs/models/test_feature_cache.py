@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -141,14 +142,35 @@ def test_a_damaged_part_is_computed_anew(
     build: Callable[..., Features], encoder: Encoder, pictures: Pictures, tmp_path: Path, cut: bool
 ) -> None:
     build()
-    path = tmp_path / KEY.folder / "part-000000001.safetensors"
+    _, sha256 = json.loads((tmp_path / KEY.folder / "part-000000001.json").read_text())
+    path = tmp_path / "objects" / "objects" / sha256
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
+    path.chmod(0o644)
     path.write_bytes(data[:40] if cut else data)
     pictures.asked = []
     torch.testing.assert_close(build().take(range(COUNT)), expected(encoder, pictures).mean(1))
     assert pictures.asked == [4, 5, 6, 7]
     assert not list((tmp_path / KEY.folder).glob("tmp*"))
+
+
+def test_parts_share_the_bound_of_the_machines_cache(
+    build: Callable[..., Features],
+    encoder: Encoder,
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = expected(encoder, pictures).mean(1)
+    torch.testing.assert_close(build().take(range(COUNT)), wanted)
+    objects = list((tmp_path / "objects" / "objects").iterdir())
+    assert len(objects) == 3
+    largest = max(path.stat().st_size for path in objects)
+    monkeypatch.setenv("REBUS_CACHE_BYTES", str(largest))
+    torch.testing.assert_close(build().take(range(COUNT)), wanted)
+    assert [path.stat().st_size <= largest for path in (tmp_path / "objects" / "objects").iterdir()] == [True]
+    monkeypatch.setenv("REBUS_CACHE_BYTES", "10")  # no room for any part
+    torch.testing.assert_close(build().take(range(COUNT)), wanted)
 
 
 def test_a_broken_image_is_named_by_its_row(build: Callable[..., Features], pictures: Pictures) -> None:

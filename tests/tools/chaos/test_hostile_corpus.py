@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from rebus import registry
 from tools.chaos import hostile_corpus
+
+
+def test_every_reader_has_a_corpus() -> None:
+    named = set(hostile_corpus.CORPORA) | hostile_corpus.MAKERS
+    assert named == {component.name for component in registry.components("reader")}
 
 
 @pytest.mark.slow

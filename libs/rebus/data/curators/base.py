@@ -41,6 +41,9 @@ class Curator:
     # Whether ``judge`` needs to see all rows at once.
     whole: bool = False
 
+    # Whether it keeps every row, so that one whose columns an earlier curation filled need not be looked at again.
+    only_measures: bool = False
+
     def prepare(self, store: Store) -> None:
         """Reads what it needs from the store; called once, before the first row."""
 

@@ -36,6 +36,7 @@ class Embed(Curator):
 
     reads = ("segments", "media")
     adds: Mapping[str, pa.DataType] = {IMAGE_EMBEDDINGS: _VECTORS, TEXT_EMBEDDINGS: _VECTORS}
+    only_measures = True
 
     def __init__(self, config: EmbedConfig) -> None:
         self._config = config

@@ -223,6 +223,14 @@ def check_media(media: Sequence[bytes], limits: ReaderLimits) -> None:
 
 def clean_text(value: Any, name: str, limits: ReaderLimits) -> str:
     """``value`` without surrounding white space; ``InvalidArgumentError`` if it is no text, empty or too long."""
+    text = bounded_text(value, name, limits)
+    if "\0" in text:  # zeros where a file was never written to its end, or UTF-16
+        raise invalid(name, "holds NUL characters")
+    return text
+
+
+def bounded_text(value: Any, name: str, limits: ReaderLimits) -> str:
+    """As ``clean_text``, for texts that were samples before: they may hold any character."""
     if value is None:
         raise invalid(name, "is missing")
     if not isinstance(value, str):

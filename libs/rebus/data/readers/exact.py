@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rebus.data.audio import check_audio
-from rebus.data.readers.base import ReaderLimits, check_media, checked_image, clean_text
+from rebus.data.readers.base import ReaderLimits, bounded_text, check_media, checked_image
 from rebus.data.readers.files import parse_json
 from rebus.data.rows import SAMPLE_COLUMNS
 from rebus.data.sample import Sample, Segment, SegmentType
@@ -41,7 +41,7 @@ def exact_sample(record: Mapping[str, Any], media: Sequence[bytes], limits: Read
 
 def _check(segment: Segment, media: Sequence[bytes], limits: ReaderLimits) -> None:
     if segment.type == "text":
-        clean_text(segment.text, "segments.text", limits)
+        bounded_text(segment.text, "segments.text", limits)
     elif 0 <= segment.media < len(media):
         _check_media(segment.type, media[segment.media], f"media[{segment.media}]", limits)
 

@@ -8,22 +8,33 @@ came before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rebus.data.readers.arrow_messages import messages
 from rebus.data.readers.base import Quarantined, ReaderLimits, Root
 from rebus.data.readers.files import open_inside
+from rebus.data.readers.parquet_pages import announced
 from rebus.errors import InvalidArgumentError, invalid
 
 SUFFIXES = (".parquet", ".arrow")
+_ARROW_FILE = b"ARROW1\0\0"
 _BATCH_BYTES = 32 << 20
 _MAX_BATCH_ROWS = 1024
 _READ_AHEAD = 1 << 20
+# What a value takes in memory at least, however often one is repeated in a few bytes: its place and its levels.
+_VALUE_BYTES = 8
 # Names and statistics of a footer, in bytes and entries.
 _MAX_FOOTER_STRING = 16 << 20
 _MAX_FOOTER_ENTRIES = 1_000_000
+# Levels of lists and structs in a cell, and values that there may be for each segment that a sample may have.
+_MAX_NESTING = 32
+_MAX_FIELDS = 32
+_LISTS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar)
+_WRAPPED = (pa.DictionaryScalar, pa.ExtensionScalar, pa.RunEndEncodedScalar, pa.UnionScalar)
 # What pyarrow raises on damaged input.
 _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, KeyError, OverflowError)
 Row = tuple[str, dict[str, Any]]
@@ -64,46 +75,73 @@ def _parquet(file: BinaryIO, name: str, columns: Sequence[str], limits: ReaderLi
         where = f"{name}: row group {index}"
         try:
             group = parquet.metadata.row_group(index)
-            largest = max((group.column(i).total_uncompressed_size for i in range(group.num_columns)), default=0)
-            if not 0 <= largest <= limits.max_chunk_bytes:
-                yield Quarantined(
-                    where, f"a column of {largest} bytes, more than the limit of {limits.max_chunk_bytes}"
-                )
-                continue
-            a_row = max(1, group.total_byte_size // max(1, group.num_rows))
+            a_row = _checked_group(file, group, columns, limits)
             rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // a_row))
             yield from parquet.iter_batches(rows, row_groups=[index], columns=list(columns), use_threads=False)
+        except InvalidArgumentError as error:
+            yield Quarantined(where, str(error))
         except _DAMAGE as error:
             yield Quarantined(where, str(_damaged(name, "Parquet", error)))
 
 
+def _checked_group(file: BinaryIO, group: Any, columns: Sequence[str], limits: ReaderLimits) -> int:
+    """The bytes that a row may take, were every value the longest of its dictionary.
+
+    ``InvalidArgumentError`` if a column is larger than it may be, by the footer or by its pages.
+    """
+    a_row = max(1, group.total_byte_size // max(1, group.num_rows))
+    for number in range(group.num_columns):
+        column = group.column(number)
+        sizes = [column.total_uncompressed_size]
+        if column.path_in_schema.partition(".")[0] in columns:
+            pages = announced(file, column)
+            sizes += [pages.largest_bytes, _VALUE_BYTES * pages.num_values]
+            a_row += pages.dictionary_bytes
+        largest = max(sizes, key=abs)
+        if not 0 <= largest <= limits.max_chunk_bytes:
+            raise InvalidArgumentError(f"a column of {largest} bytes, more than the limit of {limits.max_chunk_bytes}")
+    return a_row
+
+
 def _arrow(file: BinaryIO, name: str, columns: Sequence[str], limits: ReaderLimits) -> Iterator[Any]:
-    """Batches of an Arrow stream (what Hugging Face saves) or file."""
+    """Batches of an Arrow stream (what Hugging Face saves) or file, which is a stream with a table of contents."""
+    file.seek(len(_ARROW_FILE) if file.read(len(_ARROW_FILE)) == _ARROW_FILE else 0)
+    start = file.tell()
+    num_batches, problem = _sound_batches(file, limits)
+    file.seek(start)
     try:
-        magic = file.read(6)
-        file.seek(0)
-        opened = pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
+        opened = pa.ipc.open_stream(file)
         schema = opened.schema
     except _DAMAGE as error:
         raise _damaged(name, "Arrow", error) from None
     _check_columns(name, schema, columns)
     try:
-        for batch in _ipc_batches(opened):
+        for batch in islice(opened, num_batches):
             batch.validate(full=True)  # offsets that lead outside a buffer would be read otherwise
-            if batch.nbytes > limits.max_chunk_bytes:
-                yield Quarantined(name, f"a batch of more than the limit of {limits.max_chunk_bytes} bytes")
-            else:
-                selected = batch.select(list(columns))
-                yield from (selected.slice(at, _MAX_BATCH_ROWS) for at in range(0, batch.num_rows, _MAX_BATCH_ROWS))
+            selected = batch.select(list(columns))
+            yield from (selected.slice(at, _MAX_BATCH_ROWS) for at in range(0, batch.num_rows, _MAX_BATCH_ROWS))
     except _DAMAGE as error:
-        yield Quarantined(name, f"{_damaged(name, 'Arrow', error)}; what follows was not read")
+        problem = str(_damaged(name, "Arrow", error))
+    if problem:
+        yield Quarantined(name, f"{problem}; what follows was not read")
 
 
-def _ipc_batches(opened: Any) -> Iterator[pa.RecordBatch]:
-    if isinstance(opened, pa.ipc.RecordBatchFileReader):
-        yield from (opened.get_batch(index) for index in range(opened.num_record_batches))
-    else:
-        yield from opened
+def _sound_batches(file: BinaryIO, limits: ReaderLimits) -> tuple[int, str]:
+    """How many batches come before one that is too large once it is unpacked, and what is wrong there, if anything."""
+    count = 0
+    kept: dict[int, int] = {}
+    try:
+        for message in messages(file):
+            size = message.num_bytes
+            if message.dictionary is not None:
+                kept[message.dictionary] = size + (kept.get(message.dictionary, 0) if message.is_delta else 0)
+                size = sum(kept.values())
+            if size > limits.max_chunk_bytes:
+                return count, f"a batch of more than the limit of {limits.max_chunk_bytes} bytes"
+            count += message.is_batch
+    except InvalidArgumentError as error:
+        return count, f"corrupt or truncated Arrow: {error}"
+    return count, ""
 
 
 def _check_columns(name: str, schema: pa.Schema, columns: Sequence[str]) -> None:
@@ -117,25 +155,44 @@ def _row(
     batch: pa.RecordBatch, row: int, where: str, columns: Sequence[str], limits: ReaderLimits
 ) -> Row | Quarantined:
     try:
-        return where, {column: plain(batch.column(column)[row], column, limits) for column in columns}
+        room = _Room(limits)
+        return where, {column: room.plain(batch.column(column)[row], column) for column in columns}
     except InvalidArgumentError as error:
         return Quarantined(where, str(error))
     except (ValueError, OverflowError) as error:  # text that is no UTF-8, a time that Python has no words for
         return Quarantined(where, f"cannot be read: {' '.join(str(error).split())}")
 
 
-def plain(value: Any, name: str, limits: ReaderLimits) -> Any:
-    """An Arrow scalar as plain values, its lists counted first; what JSON has no word for becomes text."""
-    if not value.is_valid:
-        return None
-    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
-        if len(value) > limits.max_segments:
-            raise invalid(name, f"a list of {len(value)}, more than the limit of {limits.max_segments}")
-        return [plain(item, name, limits) for item in value]
-    if isinstance(value, pa.StructScalar):
-        return {key: plain(item, name, limits) for key, item in value.items()}
-    found = value.as_py()
-    return found if isinstance(found, str | bytes | int | float) else str(found)
+class _Room:
+    """What the values of one row may still take: an Arrow file can repeat a value at no cost, memory cannot."""
+
+    def __init__(self, limits: ReaderLimits) -> None:
+        self._limits = limits
+        self._values = limits.max_segments * _MAX_FIELDS
+        self._bytes = limits.max_sample_bytes
+
+    def plain(self, value: Any, name: str, depth: int = 0) -> Any:
+        """An Arrow scalar as plain values, its lists counted first; what JSON has no word for becomes text."""
+        self._values -= 1
+        if self._values < 0 or depth > _MAX_NESTING:
+            raise invalid(name, f"more than {self._limits.max_segments * _MAX_FIELDS} values or {_MAX_NESTING} levels")
+        if not value.is_valid:
+            return None
+        if isinstance(value, _WRAPPED):
+            return self.plain(value.value, name, depth + 1)
+        if isinstance(value, _LISTS):
+            items = value.values
+            if len(items) > self._limits.max_segments:
+                raise invalid(name, f"a list of {len(items)}, more than the limit of {self._limits.max_segments}")
+            return [self.plain(item, name, depth + 1) for item in items]
+        if isinstance(value, pa.StructScalar):
+            return {key: self.plain(item, name, depth + 1) for key, item in value.items()}
+        found = value.as_py()
+        if isinstance(found, str | bytes):
+            self._bytes -= len(found)
+            if self._bytes < 0:
+                raise invalid(name, "the values of one row are larger than a sample may be")
+        return found if isinstance(found, str | bytes | int | float) else str(found)
 
 
 def _damaged(name: str, kind: str, error: BaseException) -> InvalidArgumentError:
