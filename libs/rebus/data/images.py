@@ -40,6 +40,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The orientations that lie on their side.
+_SIDEWAYS = (5, 6, 7, 8)
 # Broken EXIF makes Pillow warn once a file, while the pixels are sound; a dataset of such files would drown the log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
@@ -100,29 +102,54 @@ def decode_image(
     *,
     limits: ImageLimits = DEFAULT_LIMITS,
     background: Color = WHITE,
-    min_side: int | None = None,
+    min_size: tuple[int, int] | None = None,
     field: str = "image",
 ) -> np.ndarray:
     """Decodes to uint8 ``[H, W, 3]``: upright by its EXIF orientation, alpha laid over ``background``.
 
-    Palettes, grey, CMYK and 16-bit channels become 8-bit RGB; of an animation the first frame is taken. With
-    ``min_side`` a JPEG may come at 1/2, 1/4 or 1/8 of its size (scaled in the DCT domain, sides rounded up), the
-    smallest whose shorter side is at least ``min_side`` pixels; without, at full size.
-    Raises ``InvalidArgumentError`` naming ``field`` for an unknown format, a broken or truncated file, or one
-    beyond ``limits``.
+    Palettes, grey, CMYK and 16-bit channels become 8-bit RGB; of an animation the first frame is taken. ``min_size`` as
+    in ``OpenedImage.decode``. Raises ``InvalidArgumentError`` naming ``field`` for an unknown format, a broken or
+    truncated file, or one beyond ``limits``.
     """
-    image = _open(data, limits, field)
-    orientation = _orientation(image)
-    pixels = _decode_jpeg(data, image, min_side)
-    if pixels is None:
-        try:
-            image.load()
-            pixels = np.array(_to_rgb(image, background), dtype=np.uint8)
-        except _DECODE_ERRORS as error:
-            raise _broken(field, image.format or "image", error) from None
-    if orientation in _UPRIGHT:
-        pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
-    return pixels
+    return OpenedImage(data, limits=limits, field=field).decode(background=background, min_size=min_size)
+
+
+class OpenedImage:
+    """An encoded image whose header was read within ``limits``, so that its size may decide how it is decoded.
+
+    Errors as ``decode_image``.
+    """
+
+    def __init__(self, data: ImageBytes, *, limits: ImageLimits = DEFAULT_LIMITS, field: str = "image") -> None:
+        self._data, self._field = data, field
+        self._image = _open(data, limits, field)
+        self._orientation = _orientation(self._image)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` upright."""
+        return self._turned((self._image.height, self._image.width))
+
+    def decode(self, *, background: Color = WHITE, min_size: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 ``[H, W, 3]`` as ``decode_image``.
+
+        With ``min_size`` a JPEG may come at 1/2, 1/4 or 1/8 of its size (scaled in the DCT domain, sides rounded up),
+        the smallest that has at least that height and width, upright; without, at full size.
+        """
+        pixels = _decode_jpeg(self._data, self._image, None if min_size is None else self._turned(min_size))
+        if pixels is None:
+            try:
+                self._image.load()
+                pixels = np.array(_to_rgb(self._image, background), dtype=np.uint8)
+            except _DECODE_ERRORS as error:
+                raise _broken(self._field, self._image.format or "image", error) from None
+        if self._orientation in _UPRIGHT:
+            pixels = np.array(Image.fromarray(pixels).transpose(_UPRIGHT[self._orientation]))
+        return pixels
+
+    def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A stored ``(height, width)`` upright, or an upright one as stored."""
+        return (size[1], size[0]) if self._orientation in _SIDEWAYS else size
 
 
 def _open(data: ImageBytes, limits: ImageLimits, field: str) -> Image.Image:
@@ -151,7 +178,7 @@ def _open(data: ImageBytes, limits: ImageLimits, field: str) -> Image.Image:
     return image
 
 
-def _decode_jpeg(data: ImageBytes, image: Image.Image, min_side: int | None) -> np.ndarray | None:
+def _decode_jpeg(data: ImageBytes, image: Image.Image, min_size: tuple[int, int] | None) -> np.ndarray | None:
     """uint8 ``[H, W, 3]`` by simplejpeg, as stored; None where Pillow must decide.
 
     CMYK is left to Pillow, which converts it otherwise. Strict decoding raises for a truncated or damaged file, where
@@ -159,7 +186,7 @@ def _decode_jpeg(data: ImageBytes, image: Image.Image, min_side: int | None) -> 
     """
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
-    factor = _jpeg_factor(min(image.size), min_side)
+    factor = _jpeg_factor((image.height, image.width), min_size)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if (width, height) != image.size:  # the limits were checked on another size
@@ -175,11 +202,12 @@ def _decode_jpeg(data: ImageBytes, image: Image.Image, min_side: int | None) -> 
         return None
 
 
-def _jpeg_factor(side: int, min_side: int | None) -> int:
-    """By what ``side`` may be divided; powers of two alone have a fast inverse DCT."""
-    if min_side is None:
+def _jpeg_factor(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
+    """By what ``size`` may be divided; powers of two alone have a fast inverse DCT."""
+    if min_size is None:
         return 1
-    return next((factor for factor in (8, 4, 2) if -(-side // factor) >= min_side), 1)
+    bounds = list(zip(size, min_size, strict=True))
+    return next((factor for factor in (8, 4, 2) if all(-(-side // factor) >= least for side, least in bounds)), 1)
 
 
 def _broken(field: str, kind: str, error: BaseException) -> InvalidArgumentError:

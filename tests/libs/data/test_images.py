@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from rebus.data.images import ImageLimits, decode_image, image_size, sniff_format
+from rebus.data.images import ImageLimits, OpenedImage, decode_image, image_size, sniff_format
 from rebus.errors import InvalidArgumentError
 
 # pytest lays its own filters over the one that the module sets.
@@ -247,32 +247,39 @@ def test_several_pictures_in_a_jpeg_give_the_first() -> None:
     np.testing.assert_array_equal(decode_image(data), pillow(data))
 
 
-@given(side=st.tuples(st.integers(1, 300), st.integers(1, 300)), min_side=st.integers(1, 320), turned=st.booleans())
+_SIDES = st.tuples(st.integers(1, 300), st.integers(1, 300))
+
+
+@given(stored=_SIDES, least=_SIDES, turned=st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_a_scaled_jpeg_is_the_smallest_of_its_halvings(side: tuple[int, int], min_side: int, turned: bool) -> None:
+def test_a_scaled_jpeg_is_the_smallest_of_its_halvings(
+    stored: tuple[int, int], least: tuple[int, int], turned: bool
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
-    data = encode(photo(*side), "JPEG", exif=exif)
-    width, height = side[::-1] if turned else side
+    data = encode(photo(*stored), "JPEG", exif=exif)
+    height, width = stored if turned else stored[::-1]
 
-    found = decode_image(data, min_side=min_side)
+    found = decode_image(data, min_size=least)
 
-    halvings = [(-(-height // f), -(-width // f)) for f in (8, 4, 2) if -(-min(side) // f) >= min_side]
-    assert found.shape == (*(halvings or [(height, width)])[0], 3)
+    assert OpenedImage(data).size == (height, width)
+    halvings = [(-(-height // f), -(-width // f)) for f in (8, 4, 2)]
+    enough = [size for size in halvings if size[0] >= least[0] and size[1] >= least[1]]
+    assert found.shape == (*(enough or [(height, width)])[0], 3)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_scaled_pixels_are_the_means_of_what_they_cover(factor: int) -> None:
     data = encode(photo(256, 192), "JPEG", quality=95)
 
-    found = decode_image(data, min_side=192 // factor)
+    found = decode_image(data, min_size=(192 // factor, 256 // factor))
 
     blocks = pillow(data).reshape(192 // factor, factor, 256 // factor, factor, 3)
     assert np.abs(found - blocks.mean(axis=(1, 3))).mean() < 1.5
 
 
-def test_other_formats_ignore_the_least_side() -> None:
-    assert decode_image(encode(photo(64, 48)), min_side=8).shape == (48, 64, 3)
+def test_other_formats_ignore_the_least_size() -> None:
+    assert decode_image(encode(photo(64, 48)), min_size=(8, 8)).shape == (48, 64, 3)
 
 
 def outcome(decode: Any) -> Any:

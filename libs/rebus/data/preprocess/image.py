@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from rebus import config as configs
-from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, decode_image
+from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, OpenedImage
 from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, fit, side_size
 from rebus.errors import FailedPreconditionError, invalid
 
@@ -65,16 +65,21 @@ class ImageProcessor:
         """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
         return configs.digest({"code": CODE_VERSION, "config": self.config})
 
-    def decode(self, data: ImageBytes, *, min_side: int | None = None, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[H, W, 3]``; ``min_side`` and errors as ``decode_image``."""
-        return decode_image(data, limits=self.limits, background=self.config.background, min_side=min_side, field=field)
+    def open(self, data: ImageBytes, *, field: str = "image") -> OpenedImage:
+        """The header of an encoded image; errors as ``decode_image``."""
+        return OpenedImage(data, limits=self.limits, field=field)
+
+    def decode(self, image: OpenedImage, height: int, width: int) -> np.ndarray:
+        """uint8 ``[h, w, 3]``, of a JPEG no more than a resize onto a canvas ``[height, width, 3]`` needs.
+
+        Both sides come at those of the canvas or more, where the image has them.
+        """
+        return image.decode(background=self.config.background, min_size=(height, width))
 
     def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
-        """Encoded bytes to uint8 ``[H, W, 3]`` of the config's size; errors as ``decode_image``.
-
-        Of a JPEG no more is decoded than a resize to S needs: its shorter side comes at S pixels or more.
-        """
-        return self.resize(self.decode(data, min_side=self.config.image_size, field=field))
+        """Encoded bytes to uint8 ``[H, W, 3]`` of the config's size; errors as ``decode_image``."""
+        size = self.config.image_size
+        return self.resize(self.decode(self.open(data, field=field), size, size))
 
     def batch(self, images: Sequence[bytes]) -> np.ndarray:
         """N encoded images to uint8 ``[N, S, S, 3]``; an error names ``images[i]``.

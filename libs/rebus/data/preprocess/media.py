@@ -23,7 +23,7 @@ from rebus.errors import invalid
 from rebus.registry import Spec
 
 # Part of every digest, beside the image processor's: raise it whenever the same config would give other values.
-CODE_VERSION = "media-processor-1"
+CODE_VERSION = "media-processor-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,12 @@ class MediaProcessor:
 
         ``noise`` is training's alone, drawn by ``key``. Raises ``InvalidArgumentError`` naming ``field``.
         """
-        pixels = self.image_processor.decode(data, field=field)
-        return self.tile(pixels if noise is None else noise(pixels, *key), num_images=num_images)
+        image = self.image_processor.open(data, field=field)
+        grid = self.grid(*image.size, num_images=num_images)
+        if noise is None:
+            return self._tiles(self.image_processor.decode(image, *self._canvas(grid)), grid)
+        whole = image.decode(background=self.config.image.background)  # what JPEG does depends on the scale
+        return self._tiles(noise(whole, *key), grid)
 
     def grid(self, height: int, width: int, *, num_images: int = 1) -> Grid:
         """The grid of an image of that size, known before it is decoded: so many tiles, so many tokens."""
@@ -129,9 +133,17 @@ class MediaProcessor:
 
     def tile(self, pixels: NDArray[np.uint8], *, num_images: int = 1) -> TiledImage:
         """uint8 ``[H, W, 3]`` to tiles, row by row, with the overview where the splitter wants it."""
+        return self._tiles(pixels, self.grid(*pixels.shape[:2], num_images=num_images))
+
+    def _canvas(self, grid: Grid) -> tuple[int, int]:
+        """Height and width of all the grid's tiles together."""
         side = self.config.image.image_size
-        grid = self.grid(*pixels.shape[:2], num_images=num_images)
-        canvas, area = self.image_processor.onto(pixels, grid.rows * side, grid.columns * side)
+        return grid.rows * side, grid.columns * side
+
+    def _tiles(self, pixels: NDArray[np.uint8], grid: Grid) -> TiledImage:
+        """The tiles of ``grid``, which is that of the whole image; ``pixels`` may be the image at a fraction."""
+        side = self.config.image.image_size
+        canvas, area = self.image_processor.onto(pixels, *self._canvas(grid))
         single = grid.rows * grid.columns == 1
         tiles: list[tuple[NDArray[np.uint8], Tile]] = []
         for row, column in product(range(grid.rows), range(grid.columns)):

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
+from rebus.data.images import decode_image
 from rebus.data.preprocess.augment import JpegNoise, JpegNoiseConfig
 from rebus.data.preprocess.image import ImageProcessorConfig
 from rebus.data.preprocess.log_mel import LogMelConfig
@@ -24,8 +25,12 @@ SIDE = 16
 SPLITTERS = [{"name": "dynamic", "min_tiles": 1}, {"name": "sub-images"}, {"name": "aspect"}, {"name": "single"}]
 
 
+def image_config(resize: str, resample: str = "nearest") -> ImageProcessorConfig:
+    return ImageProcessorConfig(image_size=SIDE, resize=resize, resample=resample, background=(1, 2, 3))  # pyright: ignore[reportArgumentType]
+
+
 def processor(splitter: str | dict[str, Any] = "single", resize: str = "pad", **frames: Any) -> MediaProcessor:
-    image = ImageProcessorConfig(image_size=SIDE, resize=resize, resample="nearest", background=(1, 2, 3))  # pyright: ignore[reportArgumentType]
+    image = image_config(resize)
     spec = {"name": splitter} if isinstance(splitter, str) else splitter
     return MediaProcessor(
         MediaProcessorConfig(
@@ -42,8 +47,12 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def png(pixels: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
+    image.save(out, format, **options)
     return out.getvalue()
 
 
@@ -71,6 +80,39 @@ def test_tiles_assemble_to_the_whole_picture(splitter: dict[str, Any], resize: s
         if grid.overview != "none":
             np.testing.assert_array_equal(places[0, 0], overview)
             assert tiled.positions(7)[0 if grid.overview == "first" else -1] == (7, 0, 0)
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS)
+@pytest.mark.parametrize("resize", ["squash", "pad", "pad-end", "crop"])
+@pytest.mark.parametrize(("height", "width"), [(304, 416), (96, 704), (512, 248), (128, 128)])
+def test_a_jpeg_is_tiled_as_its_whole_and_decoded_no_larger_than_its_tiles_need(
+    monkeypatch: pytest.MonkeyPatch, splitter: dict[str, Any], resize: str, height: int, width: int
+) -> None:
+    coarse = Image.fromarray(picture(3, 4)).resize((width, height), Image.Resampling.BICUBIC)
+    data = encoded(coarse, "JPEG", quality=95)
+    config = MediaProcessorConfig(image=image_config(resize, "bilinear"), splitter=splitter)
+    media = MediaProcessor(config)
+    decoded: list[tuple[int, ...]] = []
+    onto = media.image_processor.onto
+    monkeypatch.setattr(media.image_processor, "onto", lambda p, *size: decoded.append(p.shape[:2]) or onto(p, *size))
+
+    found = media.image(data)
+
+    rows, columns = found.grid.rows, found.grid.columns
+    fits = [f for f in (8, 4, 2) if -(-height // f) >= rows * SIDE and -(-width // f) >= columns * SIDE]
+    factor = (fits or [1])[0]
+    assert decoded[0] == (-(-height // factor), -(-width // factor))
+    whole = media.tile(decode_image(data))
+    assert (found.grid, found.tiles) == (whole.grid, whole.tiles)
+    assert np.abs(found.pixels.astype(int) - whole.pixels).mean() < 2.5
+
+
+def test_noise_is_that_of_the_whole_image() -> None:
+    data, noise = encoded(Image.fromarray(picture(130, 150)), "JPEG"), JpegNoise(JpegNoiseConfig(), seed=3)
+
+    found = processor("aspect").image(data, noise=noise, key=(1, 2))
+
+    np.testing.assert_array_equal(found.pixels, processor("aspect").tile(noise(decode_image(data), 1, 2)).pixels)
 
 
 @pytest.mark.paper("internvl25")
