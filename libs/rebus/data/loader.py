@@ -19,8 +19,10 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebus.data.dataset import DatasetReader
+from rebus.data.heap import keep_freed_buffers
 from rebus.data.images import ImageBytes, decode_image
 from rebus.data.prefetch import ordered_prefetch
 from rebus.data.rows import media_views
@@ -89,14 +91,26 @@ def load_images(
         return [decode(data, field=f"{where}.media[{i}]") for i, data in enumerate(media)]
 
     def take(block: np.ndarray) -> tuple[list[tuple[int, list[memoryview]]], int]:
-        table = reader.table(["media"], block)
-        return list(zip(block.tolist(), media_views(table.column("media")), strict=True)), table.nbytes
+        # In row order, or Lance would copy what it read once more into the order asked for.
+        order = np.argsort(block, kind="stable")
+        table = reader.table(["media"], block[order])
+        views = media_views(table.column("media"))
+        found = [(int(block[at]), views[place]) for at, place in enumerate(np.argsort(order).tolist())]
+        return found, table.nbytes
 
     return _load(take, rows, load, config, size=lambda images: sum(pixels.nbytes for pixels in images))
 
 
+class TakesRows(Protocol):
+    """Random access to samples: a ``DatasetReader``, or what a training binding leaves of one."""
+
+    def take(self, rows: NDArray[np.int64], /) -> list[Sample]:
+        """The samples at ``rows``, in that order; called by several threads."""
+        ...
+
+
 def load_samples(
-    reader: DatasetReader,
+    source: TakesRows,
     rows: Iterable[int],
     load: Callable[[Sample], R],
     *,
@@ -109,7 +123,7 @@ def load_samples(
     """
 
     def take(block: np.ndarray) -> tuple[list[Sample], int]:
-        samples = reader.take(block)
+        samples = source.take(block)
         return samples, sum(len(data) for sample in samples for data in sample.media)
 
     return _load(take, rows, load, config, size=size)
@@ -123,6 +137,7 @@ def _load(
     *,
     size: Callable[[R], int],
 ) -> Generator[R, None, None]:
+    keep_freed_buffers()
     return ordered_prefetch(
         _read(take, rows, config), load, workers=config.decoders, max_bytes=config.decoded_bytes, size=size
     )
@@ -168,4 +183,5 @@ class _Blocks:
         rows, held = self._known
         if not rows:
             return min(_FIRST_BLOCK_ROWS, self._config.block_rows)
-        return max(1, min(self._config.block_rows, self._config.block_bytes * rows // max(held, 1)))
+        # Never more than was read before: decoding begins soon, and the estimate rests on as much as it decides.
+        return max(1, min(self._config.block_rows, rows, self._config.block_bytes * rows // max(held, 1)))
