@@ -13,9 +13,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +27,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rebus import config as configs
+from rebus.data.loader import DEFAULT as LOADER
+from rebus.data.prefetch import ordered_prefetch
 from rebus.data.preprocess import ImageProcessor
 from rebus.errors import NotFoundError, ResourceExhaustedError
 from rebus.store import manifests
@@ -37,7 +38,8 @@ from rebus.store.cache import CachedObject, LocalCache
 ENCODE_BATCH = 8
 # Rows a part; what an interrupted build may have to repeat.
 PART_ROWS = 256
-_DECODE_THREADS = 2
+# Decoded batches that wait for the encoder.
+_DECODED_BYTES = 64 << 20
 
 # ``pooled``: one vector an image, ``tokens``: one a place on the encoder's grid.
 Layout = Literal["pooled", "tokens"]
@@ -136,10 +138,11 @@ def encode_images(
     encoder.eval()
     compute = pooled if layout == "pooled" else type(encoder).__call__
     device = next(encoder.parameters()).device
-    with torch.inference_mode():
+    decoded = _decoded(processor, images, names or [f"images[{i}]" for i in range(len(images))])
+    with torch.inference_mode(), closing(decoded):
         parts = [
             compute(encoder, torch.from_numpy(processor.normalise(pixels)).to(device)).float().cpu()
-            for pixels in _decoded(processor, images, names or [f"images[{i}]" for i in range(len(images))])
+            for pixels in decoded
         ]
     return torch.cat(parts)
 
@@ -223,18 +226,16 @@ def _gone(name: str) -> Iterator[bytes]:
     raise NotFoundError(f"{name} is not in the cache")
 
 
-def _decoded(processor: ImageProcessor, images: Sequence[bytes], names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-    """uint8 ``[n, H, W, 3]`` batches in order; at most a few are held."""
+def _decoded(
+    processor: ImageProcessor, images: Sequence[bytes], names: Sequence[str]
+) -> Generator[NDArray[np.uint8], None, None]:
+    """uint8 ``[n, H, W, 3]`` batches in order, decoded ahead by threads."""
 
     def decode(start: int) -> NDArray[np.uint8]:
         batch = slice(start, start + ENCODE_BATCH)
         return np.stack([processor(data, field=name) for data, name in zip(images[batch], names[batch], strict=True)])
 
-    pending: deque[Future[NDArray[np.uint8]]] = deque()
-    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        for start in range(0, len(images), ENCODE_BATCH):
-            pending.append(pool.submit(decode, start))
-            if len(pending) > _DECODE_THREADS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    starts = range(0, len(images), ENCODE_BATCH)
+    return ordered_prefetch(
+        starts, decode, workers=LOADER.decoders, max_bytes=_DECODED_BYTES, size=lambda pixels: pixels.nbytes
+    )

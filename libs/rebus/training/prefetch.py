@@ -9,20 +9,26 @@ from itertools import islice
 from rebus.data.prefetch import ordered_prefetch
 from rebus.training.task import Batch
 
+# Batches that may wait, fewer where they hold as many bytes.
 _AHEAD = 2
+_AHEAD_BYTES = 256 << 20
 
 
 class Prefetcher:
-    """The next ``count`` of ``batches``, made at most a few ahead; leave the context to end the thread.
+    """The next ``count`` of ``batches``, made ahead within a bound; leave the context to end the thread.
 
-    ``wait_seconds`` adds up the time the consumer waited.
+    At most ``_AHEAD`` batches wait, and no other is begun while those that wait hold ``_AHEAD_BYTES``. ``wait_seconds`` adds up the time the consumer waited.
     """
 
     def __init__(self, batches: Iterator[Batch], count: int) -> None:
         self.wait_seconds = 0.0
-        # One thread, since each batch follows from the state after the one before; the bound counts batches.
+        # One thread, since each batch follows from the state after the one before; the loader within decodes in many.
         self._ready = ordered_prefetch(
-            islice(batches, count), lambda batch: batch, workers=1, max_bytes=_AHEAD, size=lambda batch: 1
+            islice(batches, count),
+            lambda batch: batch,
+            workers=1,
+            max_bytes=_AHEAD_BYTES,
+            size=lambda batch: max(batch.num_bytes, _AHEAD_BYTES // _AHEAD),
         )
 
     def __enter__(self) -> Prefetcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebus.data.dataset import DatasetReader
 from rebus.data.sample import Sample
@@ -22,7 +23,7 @@ class SampleList:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def take(self, indices: Sequence[int], /) -> list[Sample]:
+    def take(self, indices: Sequence[int] | NDArray[np.int64], /) -> list[Sample]:
         """The samples at ``indices``, in that order."""
         return [self._samples[index] for index in indices]
 
@@ -50,6 +51,6 @@ class BoundRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, indices: Sequence[int], /) -> list[Sample]:
+    def take(self, indices: Sequence[int] | NDArray[np.int64], /) -> list[Sample]:
         """The samples at ``indices`` of the bound rows, in that order; thread-safe."""
         return self._reader.take(self.rows[np.asarray(indices, dtype=np.int64)])

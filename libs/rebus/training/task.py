@@ -35,7 +35,7 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: Sequence[int], /) -> list[Sample]:
+    def take(self, indices: Sequence[int] | NDArray[np.int64], /) -> list[Sample]:
         """The samples at ``indices``, in that order; thread-safe."""
         ...
 
@@ -75,6 +75,8 @@ class Batch:
 
     # Whatever the task's ``loss`` reads.
     data: Any
+    # What that holds, so that batches made ahead are bounded in bytes.
+    num_bytes: int = 0
     # Binding name -> what was drawn from it.
     consumed: Mapping[str, Consumed] = field(default_factory=dict)
     # The samples of the batch.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebus import registry
+from rebus.data.loader import load_samples
 from rebus.data.sample import Sample
 from rebus.data.stream import Step, StreamState, by_source
 from rebus.errors import invalid
@@ -29,7 +30,7 @@ from rebus.training.draws import stage_key, stage_steps
 from rebus.training.recipe import DataBinding, Stage, mixer_of
 from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
 
-_READ_ROWS = 256
+_REPORT_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class ContrastiveTask:
                 samples=len(rows), images=len(rows), tokens=sum(len(caption) for caption in drawn)
             )
         data = PairBatch(features=torch.cat(features), tokens=tokens, counted=_counted(families))
-        return Batch(data=data, consumed=consumed, samples=step.samples, stream=step.state)
+        return Batch(data=data, num_bytes=data.features.nbytes, consumed=consumed, samples=step.samples, stream=step.state)
 
     def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
         """The stage's objectives over one embedding of both sides."""
@@ -189,16 +190,21 @@ def _read_pairs(
     captions: list[list[TokenIds]] = []
     odds: list[NDArray[np.float64]] = []
     families: list[str] = []
-    for start in range(0, len(source), _READ_ROWS):
-        context.progress(f"reading captions of {name}: {start} of {len(source)} rows")
-        for index, sample in enumerate(source.take(range(start, min(start + _READ_ROWS, len(source)))), start=start):
-            told = _captions(sample, binding, language_weights)
-            if told and sample.first_image is not None:
-                indices.append(index)
-                captions.append(model.text_encoder.tokenize([text for text, _ in told]))
-                weights = np.array([weight for _, weight in told])
-                odds.append(weights / weights.sum())
-                families.append(sample.family or sample.id)
+
+    def read(sample: Sample) -> tuple[str, list[tuple[str, float]]]:
+        told = [] if sample.first_image is None else _captions(sample, binding, language_weights)
+        return sample.family or sample.id, told
+
+    rows = load_samples(source, range(len(source)), read, size=lambda _: 1)
+    for index, (family, told) in enumerate(rows):
+        if index % _REPORT_ROWS == 0:
+            context.progress(f"reading captions of {name}: {index} of {len(source)} rows")
+        if told:
+            indices.append(index)
+            captions.append(model.text_encoder.tokenize([text for text, _ in told]))
+            weights = np.array([weight for _, weight in told])
+            odds.append(weights / weights.sum())
+            families.append(family)
     if not indices:
         raise invalid(f"recipe.data.{name}", "no row has both an image and a caption")
     features = _features(name, source, np.array(indices), context, model)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rebus import registry
 from rebus.data.encoding import Encoder, EncodingConfig, Row
+from rebus.data.loader import load_samples
 from rebus.data.mixers import odm
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.data.sample import Sample
@@ -117,9 +118,10 @@ class MllmTask:
 
     def _batch(self, step: Step, items: Sequence[_Prepared]) -> Batch:
         packed = pack_rows([item.row for item in items], image_token_id=self._tokenizer.image_token_id)
-        pixels = [items[row].pixels[index] for row, index in packed.images]
+        pixels = self._normalised([items[row].pixels[index] for row, index in packed.images])
         return Batch(
-            data=MllmBatch(rows=packed, pixels=self._normalised(pixels)),
+            data=MllmBatch(rows=packed, pixels=pixels),
+            num_bytes=pixels.nbytes,  # beside which tokens are little
             consumed=_consumed(step.samples, items),
             samples=step.samples,
             stream=step.state,
@@ -215,9 +217,12 @@ class _PreparedRows:
         self._kept: dict[int, _Prepared] = {}
 
     def take(self, indices: NDArray[np.int64], budget: _Budget) -> list[_Prepared]:
-        """The rows at ``indices``; those not kept are read in one call."""
-        missing = [int(index) for index in dict.fromkeys(indices.tolist()) if index not in self._kept]
-        fresh = dict(zip(missing, map(self._prepare, self.source.take(missing)), strict=True)) if missing else {}
+        """The rows at ``indices``; those not kept are read and prepared by the loader's threads."""
+        missing = [index for index in dict.fromkeys(indices.tolist()) if index not in self._kept]
+        fresh: dict[int, _Prepared] = {}
+        if missing:
+            prepared = load_samples(self.source, missing, self._prepare, size=lambda item: item.num_bytes)
+            fresh = dict(zip(missing, prepared, strict=True))
         for index, item in fresh.items():
             if item.num_bytes <= budget.left:
                 self._kept[index] = item
