@@ -2,7 +2,8 @@
 
 ``python -m tools.bench.loader`` prints decoded samples a second, peak memory (PSS of the process and its children) and
 ratios, then one line of JSON. Rounds read one window of the corpus after another; in each, every contender reads the
-same samples, one after the other, each in a process of its own. A ratio is the median over the rounds.
+same samples, one after the other, each in a process of its own, and every other round the last comes first. A ratio is
+the median over the rounds. ``--only`` measures some of the bars.
 
 On disk ours reads the rows in random order, WebDataset its shards in sequence. On S3 both read in sequence: a server
 may read a whole chunk for each small range (SeaweedFS does), so that random rows cost it many times as much; what that
@@ -76,12 +77,13 @@ def main() -> None:
         _warm(folder)
         print(f"{options.images} JPEGs of {corpus.SIDES[0]}-{corpus.SIDES[1]} px from {kinds}, load {os.getloadavg()}")
         local = _local_windows(folder, options)
-        found = _measure("disk", BARS, local)
-        ratios = _ratios("disk", BARS, found)
-        if not options.no_s3:
+        bars, remote_bars = (_chosen(options.only, among) for among in (BARS, REMOTE_BARS))
+        found = _measure("disk", bars, local) if bars else {}
+        ratios = _ratios("disk", bars, found) if bars else {}
+        if remote_bars and not options.no_s3:
             remote = stack.enter_context(_remote_windows(folder, local))
-            on_s3 = _measure("s3", REMOTE_BARS, remote)
-            ratios |= _ratios("s3", REMOTE_BARS, on_s3)
+            on_s3 = _measure("s3", remote_bars, remote)
+            ratios |= _ratios("s3", remote_bars, on_s3)
             found |= {f"s3: {name}": rounds for name, rounds in on_s3.items()}
     rates = {name: statistics.median(r["samples_per_s"] for r in rounds) for name, rounds in found.items()}
     memory = {name: max(r["peak_mb"] for r in rounds) for name, rounds in found.items()}
@@ -95,11 +97,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=2000, help="JPEGs that every contender reads in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the corpus is kept for the next run; else it is not kept")
+    names = [bar.name for bar in (*BARS, *REMOTE_BARS)]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="BAR", help=", ".join(names))
     parser.add_argument("--no-s3", action="store_true", help="leaves out the S3 server")
     options = parser.parse_args()
     if options.images % options.window or options.window % options.shard_size or options.window == options.shard_size:
         parser.error("--images must be a multiple of --window, and that of --shard-size, with a shard for each worker")
     return options
+
+
+def _chosen(names: list[str], bars: tuple[Bar, ...]) -> tuple[Bar, ...]:
+    return tuple(bar for bar in bars if bar.name in names)
 
 
 def _warm(folder: Path) -> None:
@@ -151,8 +159,9 @@ def _remote_windows(folder: Path, local: list[Window]) -> Iterator[list[Window]]
 def _measure(where: str, bars: tuple[Bar, ...], windows: list[Window]) -> dict[str, list[dict[str, float]]]:
     names = dict.fromkeys(name for bar in bars for name in (bar.ours, *bar.peers))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for window in windows:
-        results = {name: _run(name, window) for name in names}
+    for number, window in enumerate(windows):
+        # In turn forwards and backwards, so that no contender always follows the same one.
+        results = {name: _run(name, window) for name in (reversed(names) if number % 2 else names)}
         read = {name: result["samples"] for name, result in results.items()}
         if set(read.values()) != {window.num_rows}:
             raise RuntimeError(f"expected {window.num_rows} samples of every contender, found {read}")

@@ -71,15 +71,16 @@ def _rebus(window: Window, rows: Sequence[int], decode: Any) -> Pixels:
 def rebus_decode_only(window: Window) -> Pixels:
     """The decoder alone over bytes in memory, in as many threads as the loader has. Reading is not timed."""
     from rebus.data.images import decode_image
+    from rebus.data.loader import DEFAULT
 
     media = [sample.media[0] for sample in _reader(window).take(_shuffled(window))]
-    parts: list[list[int]] = [[] for _ in range(_WORKERS)]
+    parts: list[list[int]] = [[] for _ in range(DEFAULT.decoders)]
 
     def work(part: int) -> None:
-        parts[part] += [_area(decode_image(data)) for data in media[part::_WORKERS]]
+        parts[part] += [_area(decode_image(data)) for data in media[part :: len(parts)]]
 
     yield READY
-    threads = [threading.Thread(target=work, args=(part,)) for part in range(_WORKERS)]
+    threads = [threading.Thread(target=work, args=(part,)) for part in range(len(parts))]
     for thread in threads:
         thread.start()
     for thread in threads:
