@@ -17,7 +17,7 @@ from PIL import Image
 
 from rebus.data.dataset import DatasetReader, derive_version, open_version, write_version
 from rebus.data.images import decode_image
-from rebus.data.loader import LoaderConfig, load_images, load_samples
+from rebus.data.loader import _GROUP_ROWS, LoaderConfig, _group_length, load_images, load_samples
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.data.rows import media_views
 from rebus.data.sample import Sample, Segment
@@ -103,6 +103,35 @@ def test_an_endless_order_is_read_only_so_far_ahead(reader: DatasetReader) -> No
     images.close()
     # Blocks: the one under decoding, one that waits, one that is read.
     assert 90 <= next(asked) <= 90 + 3 * 4 + 4
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_no_more_is_loaded_than_the_bound_and_a_group_of_rows_a_thread(reader: DatasetReader, threads: int) -> None:
+    loaded: list[str] = []
+    config = LoaderConfig(decode_threads=threads, decoded_bytes=1)
+    images = load_samples(
+        reader, itertools.cycle(range(COUNT)), lambda s: loaded.append(s.id), size=lambda _: 1, config=config
+    )
+
+    for consumed in range(1, 60):
+        next(images)
+        assert len(loaded) <= consumed + _GROUP_ROWS * (1 + threads)
+    images.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "threads", "length"),
+    [
+        (256, 256 * 70_000, 2, 7),  # by their bytes
+        (256, 256, 2, 8),
+        (8, 8, 2, 4),  # some for every thread
+        (8, 8, 64, 1),
+        (3, 300 << 20, 0, 1),
+        (0, 0, 2, 1),
+    ],
+)
+def test_a_group_is_small_and_leaves_rows_for_every_thread(rows: int, held: int, threads: int, length: int) -> None:
+    assert _group_length(rows, held, threads) == length
 
 
 def test_closing_early_leaves_no_thread(reader: DatasetReader) -> None:
