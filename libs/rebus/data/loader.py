@@ -51,8 +51,8 @@ class LoaderConfig:
     decode_threads: int | None = None
     read_threads: int = 1
     decoded_bytes: int = 256 << 20
-    read_bytes: int = 64 << 20
-    block_bytes: int = 16 << 20
+    read_bytes: int = 32 << 20
+    block_bytes: int = 8 << 20
     block_rows: int = 256
 
     def __post_init__(self) -> None:
