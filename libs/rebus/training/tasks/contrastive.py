@@ -127,7 +127,9 @@ class ContrastiveTask:
                 samples=len(rows), images=len(rows), tokens=sum(len(caption) for caption in drawn)
             )
         data = PairBatch(features=torch.cat(features), tokens=tokens, counted=_counted(families))
-        return Batch(data=data, num_bytes=data.features.nbytes, consumed=consumed, samples=step.samples, stream=step.state)
+        return Batch(
+            data=data, num_bytes=data.features.nbytes, consumed=consumed, samples=step.samples, stream=step.state
+        )
 
     def loss(self, model: nn.Module, batch: Batch, stage: Stage) -> StepOutput:
         """The stage's objectives over one embedding of both sides."""
