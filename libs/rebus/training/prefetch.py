@@ -17,7 +17,8 @@ _AHEAD_BYTES = 256 << 20
 class Prefetcher:
     """The next ``count`` of ``batches``, made ahead within a bound; leave the context to end the thread.
 
-    At most ``_AHEAD`` batches wait, and no other is begun while those that wait hold ``_AHEAD_BYTES``. ``wait_seconds`` adds up the time the consumer waited.
+    At most ``_AHEAD`` batches wait, and none is begun while those that wait hold ``_AHEAD_BYTES``. ``wait_seconds``
+    adds up the time the consumer waited.
     """
 
     def __init__(self, batches: Iterator[Batch], count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_rows_that_are_kept_are_not_read_again(encoder: Encoder) -> None:
 
 def test_a_bad_image_names_its_sample(encoder: Encoder) -> None:
     rows = samples()
-    rows[4].media[0] = rows[4].media[0][:60]
+    rows[4] = replace(rows[4], media=[rows[4].media[0][:60], *rows[4].media[1:]])
     prepared = mllm._PreparedRows(SampleList(rows), (), encoder, PROCESSOR)
 
     with pytest.raises(InvalidArgumentError) as caught:
