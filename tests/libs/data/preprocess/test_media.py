@@ -107,6 +107,12 @@ def test_a_jpeg_is_tiled_as_its_whole_and_decoded_no_larger_than_its_tiles_need(
     assert np.abs(found.pixels.astype(int) - whole.pixels).mean() < 2.5
 
 
+def test_the_grid_is_that_of_the_whole_image_where_rounded_sides_would_have_another() -> None:
+    media = processor("aspect")
+    for height, width in [(433, 97), (289, 106), (123, 340)]:
+        assert media.image(encoded(Image.fromarray(picture(height, width)), "JPEG")).grid == media.grid(height, width)
+
+
 def test_noise_is_that_of_the_whole_image() -> None:
     data, noise = encoded(Image.fromarray(picture(130, 150)), "JPEG"), JpegNoise(JpegNoiseConfig(), seed=3)
 
