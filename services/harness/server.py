@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from rebus import tracing
 from rebus.errors import RebusError, UnavailableError
+from rebus.memory import keep_buffers, keep_what_is_loaded
 from rebus.store.objects import STORE_ENV
 from services.executors.choice import EXECUTOR_ENV, EXECUTORS, SETTINGS_ENV
 from services.harness.address import join
@@ -27,7 +28,6 @@ from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
 from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
-from services.harness.memory import keep_buffers, keep_what_is_loaded
 from services.harness.runtime import Runtime, run
 from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from services.harness.telemetry.logs import configure_logs

@@ -67,7 +67,7 @@ async def _serve_bare(peer: Peer, connection: Connection) -> None:
 
 
 async def _serve_harness(kind: str, store: str, connection: Connection) -> None:
-    from services.harness.memory import keep_buffers, keep_what_is_loaded
+    from rebus.memory import keep_buffers, keep_what_is_loaded
     from services.harness.runtime import Runtime
     from services.harness.server import Host, Service, load
 

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebus.data.dataset import DatasetReader
-from rebus.data.heap import keep_freed_buffers
 from rebus.data.images import ImageBytes, decode_image
 from rebus.data.prefetch import ordered_prefetch
 from rebus.data.rows import media_views
 from rebus.data.sample import Sample
 from rebus.jobs.resources import available_cpus
+from rebus.memory import keep_buffers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -141,7 +141,7 @@ def _load(
     *,
     size: Callable[[R], int],
 ) -> Generator[R, None, None]:
-    keep_freed_buffers()
+    keep_buffers()
     loaded = ordered_prefetch(
         _read(take, rows, config),
         lambda group: _Loaded.of(group, load),

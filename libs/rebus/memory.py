@@ -1,8 +1,9 @@
-"""How a server's process treats memory: large buffers (messages, images, chunks of uploads), and what never goes."""
+"""How a process treats memory: large buffers (messages, encoded media, pictures), and what never goes."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 
@@ -14,12 +15,13 @@ MMAP_BYTES = 32 << 20
 KEPT_BYTES = 64 << 20
 
 
+@functools.cache
 def keep_buffers() -> bool:
-    """Lets freed buffers of up to ``MMAP_BYTES`` be used again, up to ``KEPT_BYTES`` of them.
+    """Lets freed buffers of up to ``MMAP_BYTES`` be used again, up to ``KEPT_BYTES`` of them in each of its arenas.
 
-    glibc maps each large buffer anew and gives it back when it is freed, so that every page of every message is faulted
-    in by the kernel: half the time that a server spends on an upload. Returns whether the allocator took it; others
-    than glibc's need no telling.
+    glibc maps each large buffer anew and gives it back when it is freed, so that every page of every message and of
+    every picture is faulted in by the kernel: half the time that a server spends on an upload, and more than a loader
+    spends on reading. Returns whether the allocator took it; others than glibc's need no telling.
     """
     if sys.platform != "linux":
         return False
