@@ -36,6 +36,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "connector": ("rebus.models.connectors",),
     "embedding-head": ("rebus.models.embedding_heads",),
     "decoder": ("rebus.models.decoders",),
+    "router": ("rebus.models.moe.routers",),
     "objective": ("rebus.objectives",),
     "schedule": ("rebus.training.schedules",),
     "optimizer": ("rebus.training.optimizers",),
