@@ -1,8 +1,8 @@
 """A mixture-of-experts layer's forward and backward pass against transformers' block with the same weights, in one run.
 
 ``python -m tools.bench.moe`` prints milliseconds a pass, then one line of JSON. transformers picks the experts'
-implementation as a model is built: a whole Mixtral gets ``grouped_mm``, so the peer's block is taken out of one. A block
-built by itself falls back to a loop over the experts and is shown apart (``--loop``). Outputs and gradients are compared
+implementation as a model is built: a whole Mixtral gets ``grouped_mm``, so the peer's block is taken out of one. Built
+by itself a block falls back to a loop over the experts; ``--loop`` shows that apart. Outputs and gradients are compared
 first. On a GPU our layer is also measured against a dense feed-forward block of as many FLOPs a token.
 """
 
