@@ -70,14 +70,14 @@ def main() -> None:
         "threads": options.threads,
         "results": _against_peer(shapes, options.repeats, options.loop),
     }
-    print(json.dumps(result | {"gpu": _against_dense(options.repeats)}))
+    print(json.dumps(result | {"gpu": against_dense(options.repeats)}))
 
 
 def _against_peer(shapes: list[Shape], repeats: int, loop: bool) -> list[dict[str, float]]:
     print(f"{HEADER} {'rebus ms':>9} {'peer ms':>9} {'ratio':>6} {'forward':>7}" + (" loop ms" if loop else ""))
     results = []
     for shape in shapes:
-        found = _compare(shape, repeats, loop)
+        found = compare(shape, repeats, loop)
         results.append({**vars(shape), **found})
         print(
             f"{_columns(shape)} {found['rebus_ms']:>9.1f} {found['peer_ms']:>9.1f} {found['ratio']:>6.2f} "
@@ -92,14 +92,15 @@ def _columns(shape: Shape) -> str:
     return f"{shape.experts:>7} {shape.top_k:>5} {shape.width:>5} {shape.hidden:>6} {shape.tokens:>6}"
 
 
-def _compare(shape: Shape, repeats: int, loop: bool) -> dict[str, float]:
+def compare(shape: Shape, repeats: int, loop: bool) -> dict[str, float]:
+    """One row: milliseconds of each block, and how many times as long the peer takes."""
     torch.manual_seed(0)
-    peer = _peer(shape)
+    peer = peer_block(shape)
     ours = MoeLayer(config_from_hf(peer.experts.config), width=shape.width)
     ours.load_state_dict(block_from_hf(peer.state_dict()))
     blocks: dict[str, nn.Module] = {"rebus": ours, "peer": peer}
     if loop:
-        blocks["loop"] = _peer(shape, whole_model=False)
+        blocks["loop"] = peer_block(shape, whole_model=False)
     x = torch.randn(1, shape.tokens, shape.width, requires_grad=True)
     _check_equal(ours, peer, x)
     times = _alternate({name: _passes(block, x) for name, block in blocks.items()}, repeats)
@@ -112,7 +113,7 @@ def _compare(shape: Shape, repeats: int, loop: bool) -> dict[str, float]:
     }
 
 
-def _peer(shape: Shape, whole_model: bool = True) -> MixtralSparseMoeBlock:
+def peer_block(shape: Shape, whole_model: bool = True) -> MixtralSparseMoeBlock:
     """transformers' block with random weights, as a whole model has it or by itself."""
     config = _peer_config(shape)
     block = MixtralModel(config).layers[0].mlp if whole_model else MixtralSparseMoeBlock(config)
@@ -186,7 +187,7 @@ def _alternate(paths: Mapping[str, Passes], repeats: int) -> dict[str, list[tupl
     return {name: values[1:] for name, values in times.items()}  # the first warms up
 
 
-def _against_dense(repeats: int) -> list[dict[str, float]] | str:
+def against_dense(repeats: int) -> list[dict[str, float]] | str:
     """Our layer against a dense block of as many FLOPs a token, in bfloat16 on a GPU."""
     if not torch.cuda.is_available():
         print("SKIPPED: against a dense block of as many FLOPs: no GPU")

@@ -28,6 +28,11 @@ class Router(nn.Module):
         with torch.autocast(x_TD.device.type, enabled=False):
             return F.linear(x_TD.float(), weight_ED.float())
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets, on average and without a capacity."""
+        raise NotImplementedError
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         raise NotImplementedError

@@ -38,6 +38,11 @@ class ExpertChoiceRouter(Router):
         super().__init__(width=width, num_experts=num_experts)
         self.config = config
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets."""
+        return self.config.capacity_factor
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         logits_TE = self.logits(x_TD)

@@ -46,6 +46,11 @@ class NoisyTopKRouter(Router):
         # Zero, as in the paper's appendix A: the noise starts equal for all experts.
         self.noise_weight = nn.Parameter(torch.zeros(num_experts, width)) if config.noise == "learned" else None
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets."""
+        return self.config.top_k
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         logits_TE = self.logits(x_TD)

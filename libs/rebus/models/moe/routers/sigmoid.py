@@ -49,6 +49,11 @@ class SigmoidRouter(Router):
         self.config = config
         self.e_score_correction_bias = torch.nn.Buffer(torch.zeros(num_experts))
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets."""
+        return self.config.top_k
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         logits_TE = self.logits(x_TD)

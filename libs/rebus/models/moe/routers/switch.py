@@ -35,6 +35,11 @@ class SwitchRouter(Router):
         super().__init__(width=width, num_experts=num_experts)
         self.config = config
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets."""
+        return 1
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         logits_TE = self.logits(self._jittered(x_TD) if self.training else x_TD)

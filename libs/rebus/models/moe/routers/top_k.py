@@ -36,6 +36,11 @@ class TopKRouter(Router):
         check_top_k(config.top_k, num_experts)
         self.config = config
 
+    @property
+    def choices_per_token(self) -> float:
+        """Experts that a token meets."""
+        return self.config.top_k
+
     def forward(self, x_TD: Tensor) -> Routing:
         """Routes the tokens ``[T, D]``."""
         logits_TE = self.logits(x_TD)

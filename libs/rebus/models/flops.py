@@ -1,0 +1,98 @@
+"""FLOPs of a forward pass from a model's weights and sizes: two a multiply-add of matrix products and convolutions.
+
+Norms, activations and softmaxes are left out, as ``torch.utils.flop_counter`` leaves them out. A backward pass takes
+twice as much: a training step is ``TRAINING_FACTOR`` forward passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import nn
+
+from rebus.models.encoders.transformer import EncoderBlock
+from rebus.models.moe.layer import MoeLayer
+
+TRAINING_FACTOR = 3
+
+
+class DecoderSizes(Protocol):
+    """What the attention of a decoder is computed from."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @property
+    def head_width(self) -> int: ...
+
+
+class Decoder(Protocol):
+    """Decoders as ``rebus.models.decoders`` has them."""
+
+    config: DecoderSizes
+    layers: nn.ModuleList
+    embed_tokens: nn.Embedding
+
+
+class Encoder(Protocol):
+    """Image encoders as ``rebus.models.encoders`` has them: convolutions one after another, then transformer blocks."""
+
+    image_size: int
+    grid: tuple[int, int]
+    width: int
+
+
+def token_flops(module: nn.Module) -> float:
+    """FLOPs a token takes in the linear layers of ``module``; of its experts, only those that the token chooses.
+
+    With a capacity this is an upper bound. The token's attention over others is not in it.
+    """
+    if isinstance(module, MoeLayer):
+        chosen = module.gate.choices_per_token / module.config.num_experts
+        experts = chosen * sum(weight.numel() for weight in module.experts.parameters())
+        router = sum(weight.numel() for weight in module.gate.parameters())
+        shared = 0.0 if module.shared_experts is None else token_flops(module.shared_experts)
+        return 2 * (experts + router) + shared
+    if isinstance(module, nn.Linear):
+        return 2 * module.weight.numel()
+    return sum(token_flops(child) for child in module.children())
+
+
+def attention_flops(width: int, context: float) -> float:
+    """FLOPs of a query's scores with ``context`` keys and its sum of their values; ``width`` is that of all heads."""
+    return 4 * width * context
+
+
+def decoder_token_flops(decoder: Decoder, context: float, *, logits: bool = True) -> float:
+    """FLOPs of a token that attends to ``context`` tokens, itself among them.
+
+    Over a causal row of S tokens the mean context is (S + 1) / 2; kernels that compute masked scores too take S.
+    """
+    config = decoder.config
+    layers = token_flops(decoder.layers)
+    attention = config.num_layers * attention_flops(config.num_heads * config.head_width, context)
+    return layers + attention + (2 * decoder.embed_tokens.weight.numel() if logits else 0)
+
+
+def encoder_image_flops(encoder: Encoder) -> float:
+    """FLOPs of an image. Convolutions must follow each other, as in every encoder here: none beside another."""
+    assert isinstance(encoder, nn.Module)
+    convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    num_attentions = sum(isinstance(module, EncoderBlock) for module in encoder.modules())
+    tokens = math.prod(encoder.grid)
+    a_token = token_flops(encoder) + num_attentions * attention_flops(encoder.width, tokens)
+    return _convolution_flops(convolutions, encoder.image_size) + tokens * a_token
+
+
+def _convolution_flops(convolutions: Sequence[nn.Conv2d], side: int) -> float:
+    """FLOPs of convolutions that pad so that only their strides shrink the image."""
+    total = 0
+    for convolution in convolutions:
+        side = math.ceil(side / convolution.stride[0])
+        total += 2 * convolution.weight.numel() * side**2
+    return total
