@@ -16,7 +16,7 @@ from transformers import MixtralConfig, OlmoeConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 
-from rebus.errors import DataLossError
+from rebus.errors import DataLossError, InvalidArgumentError
 from rebus.models.moe import MoeConfig, MoeLayer, moe_layers, take_routing, update_biases
 from rebus.models.moe.capacity import capacity, limit
 from rebus.models.moe.hf import Family, block_from_hf, block_to_hf, config_from_hf
@@ -52,7 +52,7 @@ def token_loop(moe: MoeLayer, x_TD: Tensor) -> Tensor:
 
 def gradients(out: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of a loss that weighs all outputs differently."""
-    factors = torch.linspace(-1, 1, out.numel()).view(out.shape)
+    factors = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape)
     found = torch.autograd.grad((out * factors).sum(), list(inputs.values()), allow_unused=True)
     pairs = zip(inputs.items(), found, strict=True)
     return {name: torch.zeros_like(value) if grad is None else grad for (name, value), grad in pairs}
@@ -106,6 +106,11 @@ def test_published_names_and_back(family: Family) -> None:
     back = block_from_hf(published)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_an_activation_without_a_counterpart_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="hidden_act: is 'gelu'"):
+        config_from_hf(MixtralConfig(hidden_act="gelu"))
 
 
 def test_blocks_with_other_tensors_are_refused() -> None:
@@ -319,6 +324,24 @@ def test_autocast_computes_experts_in_its_dtype(kernel: Any) -> None:
     torch.testing.assert_close(actual.float(), expected, atol=0.1, rtol=0.1)
     actual.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in moe.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_gpu_computes_what_the_cpu_does(factor: float) -> None:
+    torch.manual_seed(0)
+    moe, x = layer(32, capacity_factor=factor), torch.randn(40, 32).bfloat16().float()
+    expected = moe(x)
+    expected_grads = gradients(expected, dict(moe.named_parameters()))
+    on_gpu = copy.deepcopy(moe).to("cuda", torch.bfloat16)
+    # Tokens and router lose nothing on the way, so that both choose alike.
+    on_gpu.gate = copy.deepcopy(moe.gate).to("cuda")
+    actual = on_gpu(x.to("cuda", torch.bfloat16))
+    actual_grads = gradients(actual, dict(on_gpu.named_parameters()))
+    # Rounding to 8 bits, in the tokens, the weights and the products.
+    torch.testing.assert_close(actual.float().cpu(), expected, atol=0.2, rtol=0.1)
+    for name in ("experts.gate_up_proj", "experts.down_proj"):
+        torch.testing.assert_close(actual_grads[name].float().cpu(), expected_grads[name], atol=0.5, rtol=0.1)
 
 
 def test_huge_buffers_are_plain_tensors() -> None:

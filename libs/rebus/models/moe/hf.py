@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rebus.errors import DataLossError
+from rebus.errors import DataLossError, invalid
 from rebus.models.moe.layer import MoeConfig
 
 Family = Literal["mixtral", "olmoe"]
@@ -26,7 +26,14 @@ _STACKED = ("gate.weight", "experts.gate_up_proj", "experts.down_proj")
 
 
 def config_from_hf(config: Any) -> MoeConfig:
-    """The layer's config for a transformers ``MixtralConfig`` or ``OlmoeConfig``."""
+    """The layer's config for a transformers ``MixtralConfig`` or ``OlmoeConfig``.
+
+    Raises ``InvalidArgumentError`` for an activation other than SiLU.
+    """
+    if config.hidden_act != "silu":
+        raise invalid(
+            "hidden_act", f"is {config.hidden_act!r}; the experts of Mixtral and OLMoE are SwiGLU, with 'silu'"
+        )
     renormalize = getattr(config, "norm_topk_prob", True)  # Mixtral has no such setting: it always does
     return MoeConfig(
         router={"name": "top-k", "top_k": config.num_experts_per_tok, "renormalize": renormalize},

@@ -80,9 +80,9 @@ LOSSES: Mapping[str, Callable[[Routing], Tensor]] = {
 
 
 def auxiliary_loss(routings: Iterable[Routing], config: AuxiliaryLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """What to add to a model's loss, and each term by name: means over the layers, without and with weights in turn.
+    """The weighted sum to add to a model's loss, and its terms by name, unweighted and detached, for the log.
 
-    Without routings (a model without experts) the sum is zero.
+    Each term is a mean over the layers. Without routings (a model without experts) the sum is zero.
     """
     layers = list(routings)
     weights = {name: getattr(config, name) for name in LOSSES if getattr(config, name)}
