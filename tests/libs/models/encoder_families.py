@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -19,6 +19,8 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     PreTrainedModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     WhisperConfig,
@@ -30,9 +32,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhi
 from rebus.models.encoders.audio_spectrogram import AudioSpectrogramTransformer
 from rebus.models.encoders.clip import ClipVision
 from rebus.models.encoders.dinov2 import Dinov2
-from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, siglip, whisper
+from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, siglip, siglip2, whisper
 from rebus.models.encoders.layered import LayeredEncoder
-from rebus.models.encoders.siglip import SiglipNavit, SiglipVision
+from rebus.models.encoders.siglip import Siglip2Vision, SiglipNavit, SiglipVision
 from rebus.models.encoders.whisper import WhisperEncoder
 
 SIZES = {
@@ -44,6 +46,9 @@ SIZES = {
     "patch_size": 8,
 }
 DINO = {name: value for name, value in SIZES.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
+# Two thirds of 3 * 30 are no multiple of 8, to which a SwiGLU's inner width is rounded up.
+SWIGLU = DINO | {"hidden_size": 30, "mlp_ratio": 3}
+NAFLEX = {name: value for name, value in SIZES.items() if name != "image_size"} | {"num_patches": 16}
 WHISPER = {"d_model": 24, "encoder_layers": 3, "encoder_attention_heads": 3, "encoder_ffn_dim": 40}
 SOUND = {"num_mel_bins": 12, "max_length": 22, "patch_size": 6, "frequency_stride": 3, "time_stride": 4}
 
@@ -57,7 +62,7 @@ class Family:
     reference: Callable[[], PreTrainedModel]
     input_shape: tuple[int, ...] = (2, 3, 32, 32)
     # What transformers reads, from what the encoder does.
-    their_input: Callable[[Tensor], Tensor] = lambda x: x
+    their_inputs: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,)
     pools: bool = True
 
     def build(self) -> PreTrainedModel:
@@ -84,8 +89,24 @@ class Family:
         return [encoder.forward_tokens(x), *([encoder.pool(x)] if self.pools else [])]
 
     def their_outputs(self, model: PreTrainedModel) -> list[Tensor]:
-        found = model(self.their_input(self.inputs()))
+        found = model(*self.their_inputs(self.inputs()))
         return [found.last_hidden_state, *([found.pooler_output] if self.pools else [])]
+
+
+def channels_last_patches(image: Tensor, patch_size: int) -> Tensor:
+    """Patches ``[T, p * p * 3]`` of an image ``[3, H, W]``, as SigLIP 2's image processor lays them out."""
+    rows, columns = (side // patch_size for side in image.shape[1:])
+    cells = image.reshape(3, rows, patch_size, columns, patch_size)
+    return cells.permute(1, 3, 2, 4, 0).reshape(rows * columns, -1)
+
+
+def naflex(images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded patches, which of them are any, and the grids of images ``[3, H, W]``, as SigLIP 2 reads them."""
+    patches = [channels_last_patches(image, SIZES["patch_size"]) for image in images]
+    padded = nn.utils.rnn.pad_sequence(patches, batch_first=True)
+    lengths = torch.tensor([len(part) for part in patches])
+    shapes = torch.tensor([[side // SIZES["patch_size"] for side in image.shape[1:]] for image in images])
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long(), shapes
 
 
 FAMILIES = {
@@ -100,9 +121,15 @@ FAMILIES = {
         lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, vision_use_head=False)),
         pools=False,
     ),
+    "siglip2": Family(
+        siglip2,
+        Siglip2Vision,
+        lambda: Siglip2VisionModel(Siglip2VisionConfig(**NAFLEX)),
+        their_inputs=lambda x: naflex(list(x)),
+    ),
     "dinov2": Family(dinov2, Dinov2, lambda: Dinov2Model(Dinov2Config(**DINO))),
     "dinov2-swiglu": Family(
-        dinov2, Dinov2, lambda: Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True, qkv_bias=False))
+        dinov2, Dinov2, lambda: Dinov2Model(Dinov2Config(**SWIGLU, use_swiglu_ffn=True, qkv_bias=False))
     ),
     "dinov2-registers": Family(
         dinov2, Dinov2, lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3))
@@ -122,6 +149,6 @@ FAMILIES = {
         AudioSpectrogramTransformer,
         lambda: ASTModel(ASTConfig(**{**SIZES, **SOUND})),
         input_shape=(2, 12, 22),
-        their_input=lambda x: x.transpose(1, 2),
+        their_inputs=lambda x: (x.transpose(1, 2),),
     ),
 }

@@ -81,7 +81,7 @@ def test_weights_as_published_and_back(family: Family, tmp_path: Path) -> None:
 def test_hidden_states_of_chosen_layers(family: Family) -> None:
     reference = family.build()
     encoder = family.convert(reference)
-    expected = reference(family.their_input(family.inputs()), output_hidden_states=True).hidden_states
+    expected = reference(*family.their_inputs(family.inputs()), output_hidden_states=True).hidden_states
 
     found = encoder.forward_layers(family.inputs(), [-2, 0, 1])
 

@@ -58,7 +58,8 @@ class Aim(VisionTransformer):
     """
 
     def __init__(self, config: AimConfig) -> None:
-        super().__init__(config, num_positions=0)
+        super().__init__(config)
+        self.register_parameter("position", None)
         self.patch_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward_causal(self, pixels: Tensor, prefix_lengths_N: Tensor) -> Tensor:

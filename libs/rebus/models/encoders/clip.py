@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebus.models.encoders.positions import interpolate_positions
 from rebus.models.encoders.transformer import Activation
 from rebus.models.encoders.vision_transformer import VisionTransformer, VisionTransformerConfig
 from rebus.registry import register
@@ -30,7 +29,7 @@ class ClipVision(VisionTransformer):
     num_prefix_tokens = 1
 
     def __init__(self, config: ClipVisionConfig) -> None:
-        super().__init__(config, num_positions=1 + config.position_side**2, patch_bias=False)
+        super().__init__(config, num_prefix_positions=1, patch_bias=False)
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.pre_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         # The last norm is the class token's alone: patches leave as the last block made them.
@@ -44,9 +43,4 @@ class ClipVision(VisionTransformer):
         return self.pre_norm(super()._tokens(patches_NTD, grid))
 
     def _prefix(self) -> Tensor:
-        assert self.position is not None
         return self.class_token + self.position[:1]
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        assert self.position is not None
-        return interpolate_positions(self.position[1:], grid)

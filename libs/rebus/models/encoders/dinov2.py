@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebus.models.encoders.positions import interpolate_positions
 from rebus.models.encoders.transformer import BlockConfig
 from rebus.models.encoders.vision_transformer import VisionTransformer, VisionTransformerConfig
 from rebus.registry import register
@@ -46,7 +45,8 @@ class Dinov2(VisionTransformer):
     """DINOv2's vision transformer; weight for weight transformers' ``Dinov2Model``, with registers or without."""
 
     def __init__(self, config: Dinov2Config) -> None:
-        super().__init__(config, num_positions=1 + config.position_side**2)
+        # The models with registers were trained with smoothed interpolation, the others without.
+        super().__init__(config, num_prefix_positions=1, antialias=config.num_registers > 0)
         self.num_prefix_tokens = 1 + config.num_registers
         self.class_token = nn.Parameter(torch.randn(config.width) * 0.02)
         registers = torch.randn(config.num_registers, config.width) * 0.02
@@ -57,11 +57,5 @@ class Dinov2(VisionTransformer):
         return self.forward_tokens(pixels)[:, 0]
 
     def _prefix(self) -> Tensor:
-        assert self.position is not None
         class_1D = self.class_token + self.position[:1]
         return class_1D if self.registers is None else torch.cat([class_1D, self.registers])
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        assert self.position is not None
-        # The models with registers were trained with smoothed interpolation, the others without.
-        return interpolate_positions(self.position[1:], grid, antialias=self.registers is not None)

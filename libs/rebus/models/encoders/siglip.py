@@ -1,4 +1,4 @@
-"""SigLIP's image encoder (arXiv 2303.15343): patches only, pooled by attention; and its form for any aspect ratio."""
+"""SigLIP's image encoder (arXiv 2303.15343): patches only, pooled by attention; and two forms for any aspect ratio."""
 
 # Shape suffixes: B batch, T tokens, D width, N heads, H head dim.
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebus.models.attention import dense_attention
-from rebus.models.encoders.positions import bucketed_positions
+from rebus.models.encoders.positions import bucketed_positions, interpolate_positions
 from rebus.models.encoders.transformer import ACTIVATIONS, Activation, BlockConfig
 from rebus.models.encoders.vision_transformer import VisionTransformer, VisionTransformerConfig
 from rebus.registry import register
@@ -47,6 +47,18 @@ class SiglipVision(VisionTransformer):
         return tokens.mean(1) if self.head is None else self.head(tokens)
 
 
+@register("encoder", "siglip2", config=SiglipVisionConfig)
+class Siglip2Vision(SiglipVision):
+    """SigLIP 2 (arXiv 2502.14786) of the kind ``naflex``: any aspect ratio, positions resized to it.
+
+    Weight for weight transformers' ``Siglip2VisionModel``; images of different sizes go through ``forward_packed``
+    together.
+    """
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        return interpolate_positions(self.position, grid, mode="bilinear", antialias=True)
+
+
 @register("encoder", "siglip-navit", config=SiglipNavitConfig, paper="idefics2")
 class SiglipNavit(VisionTransformer):
     """SigLIP at native aspect ratios (NaViT, arXiv 2307.06304), as Idefics2 trained it: positions are fractions.
@@ -60,7 +72,6 @@ class SiglipNavit(VisionTransformer):
         self._side = config.position_side
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        assert self.position is not None
         return self.position[bucketed_positions(grid, self._side, self.position.device)]
 
 

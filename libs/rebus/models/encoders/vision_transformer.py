@@ -74,17 +74,23 @@ class VisionTransformer(LayeredEncoder):
     """Patches with learned positions, blocks, a final norm; the forms add what stands before the patches."""
 
     def __init__(
-        self, config: VisionTransformerConfig, *, num_positions: int | None = None, patch_bias: bool = True
+        self,
+        config: VisionTransformerConfig,
+        *,
+        num_prefix_positions: int = 0,
+        patch_bias: bool = True,
+        antialias: bool = False,
     ) -> None:
-        """``num_positions`` is the length of the learned table: the grid's unless other tokens have positions too."""
+        """``num_prefix_positions`` tokens have positions before the patches'; ``antialias`` smooths shrunk ones."""
         super().__init__()
         self.image_size, self.patch_size, self.width = config.image_size, config.patch_size, config.width
         side = config.image_size // config.patch_size
         self.grid = (side, side)
         self.feature_layer = config.feature_layer
         self.patch_embed = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=patch_bias)
-        count = config.position_side**2 if num_positions is None else num_positions
-        self.position = nn.Parameter(torch.randn(count, config.width) * _POSITION_STD) if count else None
+        self._num_prefix_positions, self._antialias = num_prefix_positions, antialias
+        count = num_prefix_positions + config.position_side**2
+        self.position = nn.Parameter(torch.randn(count, config.width) * _POSITION_STD)
         self.blocks = make_blocks(config.block(), config.num_layers)
         self.norm: nn.Module = nn.LayerNorm(config.width, eps=config.norm_eps)
 
@@ -125,8 +131,8 @@ class VisionTransformer(LayeredEncoder):
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Positions of patches ``[T, D]``."""
-        assert self.position is not None
-        return interpolate_positions(self.position, grid)
+        table_TD = self.position[self._num_prefix_positions :]
+        return interpolate_positions(table_TD, grid, antialias=self._antialias)
 
     def _grid_of(self, pixels: Tensor) -> tuple[int, int]:
         height, width = pixels.shape[-2:]
