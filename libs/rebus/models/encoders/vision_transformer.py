@@ -38,6 +38,7 @@ class VisionTransformerConfig:
     activation: Activation = "gelu"
     norm_eps: float = 1e-6
     # Whose hidden states are the features: -1 the last layer's, normed as the form does; -2 LLaVA's choice.
+    # Layers after it are kept, for ``pool`` and for export, and get no gradients through the features.
     feature_layer: int = -1
 
     def __post_init__(self) -> None:
