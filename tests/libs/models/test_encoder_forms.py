@@ -17,6 +17,7 @@ from transformers import CLIPVisionModel, SiglipVisionModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhisperEncoder
 
 from rebus import registry
+from rebus.data.preprocess import ImageProcessorConfig
 from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
 from rebus.models.attention import dense_attention
 from rebus.models.encoders.aim import Aim, AimConfig, prefix_causal_mask
@@ -33,6 +34,7 @@ from rebus.models.encoders.vision_transformer import VisionTransformer
 from rebus.models.encoders.vit import Vit, VitConfig
 from rebus.models.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 from rebus.models.feature_cache import pooled, pooled_width
+from rebus.models.mllm import Mllm, MllmConfig
 from tests.libs.models.encoder_families import FAMILIES, naflex
 
 SIZES: dict[str, Any] = {
@@ -349,6 +351,26 @@ def test_videos_are_their_frames_told_apart_by_time(positions: Any) -> None:
     assert (encoder.grid, encoder.num_tokens, encoder.image_size, encoder.width) == ((16, 4), 64, 32, 24)
     with pytest.raises(ValueError, match="a video of 5 frames"):
         encoder(torch.zeros(1, 5, 3, 32, 32))
+
+
+def test_a_model_reads_chosen_layers() -> None:
+    """Of a recipe: the dense connector's, and LLaVA's second to last."""
+    parts: dict[str, Any] = {
+        "decoder": {"name": "llama", "width": 32, "num_layers": 1, "hidden_width": 32},
+        "vocab_size": 9,
+        "image_token_id": 1,
+        "preprocess": ImageProcessorConfig(image_size=32),
+    }
+    pixels = torch.stack(pictures((32, 32)))
+    dense = {"name": "dense", "layers": [1, 2], "last_layer": 3}
+    model = seeded(lambda: Mllm(MllmConfig(encoder={"name": "clip", **SIZES}, connector=dense, **parts)))
+    layers = model.vision_encoder.forward_layers(pixels, [1, 2, 3])
+    torch.testing.assert_close(model.encode_images(pixels), model.connector(layers))
+
+    llava = {"name": "clip", **SIZES, "feature_layer": -2}
+    model = seeded(lambda: Mllm(MllmConfig(encoder=llava, **parts)))
+    (features,) = model.vision_encoder.forward_layers(pixels, [2])
+    torch.testing.assert_close(model.encode_images(pixels), model.connector(features))
 
 
 def test_pools_where_the_form_has_a_summary() -> None:
