@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rebus.data.preprocess import ImageProcessor
@@ -40,6 +42,36 @@ def test_matches_the_published_implementation(reference: Any, image_size: int, c
     assert tokens.shape == (count, side * side, 1280)
     # Folding the norms into the convolutions reorders sums: errors of float32 over some 50 layers.
     torch.testing.assert_close(tokens.transpose(1, 2).unflatten(2, (side, side)), expected, atol=1e-4, rtol=1e-4)
+
+
+def picture(name: str) -> bytes:
+    """A photograph of scikit-image's, whose package need not be importable."""
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        pytest.skip("no photographs: scikit-image is not installed")
+    return (Path(found.origin).parent / "data" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("camera.png", "872 tripod"),
+        ("chelsea.png", "285 Egyptian cat"),
+        ("coffee.png", "967 espresso"),
+        ("motorcycle_left.png", "665 moped"),
+    ],
+)
+def test_knows_what_photographs_show(name: str, shown: str) -> None:
+    """Preprocessing, encoder and ImageNet's classifier on top of it, which the published file holds too."""
+    data, encoder = picture(name), pretrained(224)
+    processor = ImageProcessor(encoder.preprocess)
+    published = torch.load(efficientnet._weights_path(), weights_only=True)
+
+    with torch.no_grad():
+        tokens = encoder(torch.from_numpy(processor.normalise(processor(data)[None])))
+        logits = F.linear(tokens.mean(1), published["_fc.weight"], published["_fc.bias"])
+
+    assert logits.argmax().item() == int(shown.split()[0])
 
 
 def test_pool_is_the_statistics_of_what_the_blocks_return() -> None:

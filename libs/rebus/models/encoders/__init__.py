@@ -1,5 +1,27 @@
-"""Image encoders: pixels ``[N, 3, H, W]`` to features ``[N, T, width]`` on a ``grid`` of tokens."""
+"""Encoders: pixels ``[N, 3, H, W]`` (or sound, or videos) to features ``[N, T, width]`` on a ``grid`` of tokens."""
 
-from rebus.models.encoders import conv_vit, efficientnet, vit
+from rebus.models.encoders import (
+    aim,
+    audio_spectrogram,
+    clip,
+    conv_vit,
+    dinov2,
+    efficientnet,
+    siglip,
+    video,
+    vit,
+    whisper,
+)
 
-__all__ = ["conv_vit", "efficientnet", "vit"]
+__all__ = [
+    "aim",
+    "audio_spectrogram",
+    "clip",
+    "conv_vit",
+    "dinov2",
+    "efficientnet",
+    "siglip",
+    "video",
+    "vit",
+    "whisper",
+]

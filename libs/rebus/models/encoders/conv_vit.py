@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from rebus.models.encoders.transformer import EncoderBlock
+from rebus.models.encoders.layered import LayeredEncoder
+from rebus.models.encoders.transformer import BlockConfig, make_blocks
 from rebus.registry import register
 
 
@@ -37,7 +38,7 @@ class ConvVitConfig:
 
 
 @register("encoder", "conv-vit", config=ConvVitConfig)
-class ConvVit(nn.Module):
+class ConvVit(LayeredEncoder):
     """Stride-2 convolutions with batch norm, learned positions, transformer blocks, a final norm."""
 
     def __init__(self, config: ConvVitConfig) -> None:
@@ -53,21 +54,20 @@ class ConvVit(nn.Module):
             ]
         )
         self.position = nn.Parameter(torch.randn(side * side, self.width) * 0.02)
-        self.blocks = nn.ModuleList(
-            [
-                EncoderBlock(self.width, config.num_heads, config.hidden_width, config.norm_eps)
-                for _ in range(config.num_layers)
-            ]
+        block = BlockConfig(
+            width=self.width,
+            # Without blocks there are no heads for the width to be divided among.
+            num_heads=config.num_heads if config.num_layers else 1,
+            hidden_width=config.hidden_width,
+            norm_eps=config.norm_eps,
         )
+        self.blocks = make_blocks(block, config.num_layers)
         self.norm = nn.LayerNorm(self.width, eps=config.norm_eps)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features ``[N, T, D]`` of images ``[N, 3, side, side]``, row by row of the grid."""
-        x = self.stem(pixels.contiguous(memory_format=torch.channels_last))
-        x = x.flatten(2).transpose(1, 2) + self.position
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+    def embed(self, inputs: Tensor) -> Tensor:
+        """What the first block reads ``[N, T, D]`` of images ``[N, 3, side, side]``, row by row of the grid."""
+        x = self.stem(inputs.contiguous(memory_format=torch.channels_last))
+        return x.flatten(2).transpose(1, 2) + self.position
 
 
 def _convolution(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
