@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from rebus.models.decoders.config import DecoderConfig
 from rebus.models.decoders.layer import Layer
+from rebus.models.decoders.parts import FeedForward
 from rebus.models.decoders.rotary import rotary_tables, rotate
 from rebus.models.decoders.transformer import Decoder
 from rebus.registry import register
 
-__all__ = ["Layer", "Llama", "LlamaConfig", "rotary_tables", "rotate"]
+__all__ = ["FeedForward", "Layer", "Llama", "LlamaConfig", "rotary_tables", "rotate"]
 
 
 @dataclass(frozen=True, kw_only=True)

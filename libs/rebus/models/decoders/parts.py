@@ -36,7 +36,7 @@ def build_norm(config: DecoderConfig) -> nn.Module:
     return (RMSNorm if config.norm == "rms" else nn.LayerNorm)(config.width, config.norm_eps)
 
 
-class GatedFeedForward(nn.Module):
+class FeedForward(nn.Module):
     """SwiGLU and its kin (arXiv 2002.05202)."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -51,7 +51,7 @@ class GatedFeedForward(nn.Module):
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
-class FeedForward(nn.Module):
+class PlainFeedForward(nn.Module):
     """Two projections with an activation between."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -67,4 +67,4 @@ class FeedForward(nn.Module):
 
 def build_feed_forward(config: DecoderConfig) -> nn.Module:
     """The dense feed-forward block of the config."""
-    return GatedFeedForward(config) if config.gated else FeedForward(config)
+    return FeedForward(config) if config.gated else PlainFeedForward(config)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rebus import config as configs
 from rebus.errors import AlreadyExistsError, DataLossError, FailedPreconditionError, InvalidArgumentError, invalid
@@ -34,7 +35,7 @@ def import_folder(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> 
 
     Raises what ``read_folder`` raises, and ``AlreadyExistsError`` where ``target`` holds anything.
     """
-    _require_empty(target)
+    require_empty(target)
     model = read_folder(source, max_bytes=max_bytes)
     save_model(model, target)
     copy_tokenizer(source, target)
@@ -66,24 +67,35 @@ def read_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
     """
     values = read_json(folder / CONFIG_FILE)
     family = family_of(values)
-    config, vocab_size = read_config(values, family)
     tensors = stored_tensors(folder, max_bytes=max_bytes)
+    whole = whole_names(family, list(tensors))
+    by_name = {whole[name]: tensor for name, tensor in tensors.items() if name in whole}
+    _check_tied(values, family, by_name)
+    shapes = {name: (tensor.shape, is_float(tensor)) for name, tensor in by_name.items()}
+    return build_model(family, values, shapes, lambda name: by_name[name].read())
+
+
+def build_model(
+    family: Family,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, tuple[tuple[int, ...], bool]],
+    read: Callable[[str], Tensor],
+) -> CausalLm:
+    """The model that ``config.json`` describes, of tensors by name: their shapes, whether they are floats, ``read``."""
+    config, vocab_size = read_config(values, family)
     if config.num_layers > len(tensors):  # before as many layers are made as a hostile file may claim
         raise DataLossError(f"{CONFIG_FILE} claims {config.num_layers} layers, the weights are {len(tensors)} tensors")
     model = empty_model(family, config, vocab_size, _read_specials(values))
-    whole = whole_names(family, list(tensors))
-    by_name = {whole[name]: tensor for name, tensor in tensors.items() if name in whole}
     found = model_slots(family, model)
-    _check_tied(config, family, by_name)
-    check_tensors(found, {name: (tensor.shape, is_float(tensor)) for name, tensor in by_name.items()})
-    model.decoder.load_state_dict(fill(found, lambda name: by_name[name].read()), assign=True)
+    check_tensors(found, tensors)
+    model.decoder.load_state_dict(fill(found, read), assign=True)
     return model.eval()
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
     """The family that ``config.json`` names; ``InvalidArgumentError`` for another, or for quantised weights."""
     name = values.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise invalid(f"{CONFIG_FILE}.model_type", f"unknown {name!r}; known: {', '.join(FAMILIES)}")
     if values.get("quantization_config"):
         raise invalid(f"{CONFIG_FILE}.quantization_config", "quantised weights are not read")
@@ -142,13 +154,16 @@ def check_tensors(found: list[Slot], tensors: Mapping[str, tuple[tuple[int, ...]
         raise DataLossError(f"the weights do not fit {CONFIG_FILE}: {'; '.join(sorted(problems)[:_SHOWN])}{more}")
 
 
-def _check_tied(config: DecoderConfig, family: Family, tensors: dict[str, Stored]) -> None:
+def _check_tied(values: Mapping[str, Any], family: Family, tensors: dict[str, Stored]) -> None:
     """Drops the output layer that some files repeat, if it is indeed the embedding table."""
-    head = tensors.pop("lm_head.weight", None) if config.tie_embeddings else None
+    head = tensors.get("lm_head.weight")
     stem = next(rule.theirs for rule in family.rules if rule.ours == ("embed_tokens",))
     table = tensors.get(f"{family.prefix}{stem}.weight")
-    if head is not None and table is not None and not torch.equal(head.read(), table.read()):
+    if head is None or table is None or not read_config(values, family)[0].tie_embeddings:
+        return
+    if head.shape != table.shape or not torch.equal(head.read(), table.read()):
         raise DataLossError(f"{CONFIG_FILE} ties the embeddings, but lm_head.weight is not {table.name}")
+    del tensors["lm_head.weight"]
 
 
 def write_folder(
@@ -163,7 +178,7 @@ def write_folder(
     Raises ``InvalidArgumentError`` naming settings that the family has no word for, ``AlreadyExistsError`` where the
     folder holds anything.
     """
-    _require_empty(folder)
+    require_empty(folder)
     family = _family_for(decoder.config)
     shapes = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
     values = write_config(family, decoder.config, decoder.embed_tokens.num_embeddings)
@@ -199,7 +214,8 @@ def _family_for(config: DecoderConfig) -> Family:
     raise invalid("decoder", f"{type(config).__name__} belongs to none of {', '.join(FAMILIES)}")
 
 
-def _require_empty(folder: Path) -> None:
+def require_empty(folder: Path) -> None:
+    """Raises ``AlreadyExistsError`` for a folder that holds anything."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExistsError(f"{folder} holds something; name a new folder")
 

@@ -105,7 +105,7 @@ def _read(cls: type[DecoderConfig], file: RotaryFile) -> DecoderConfig:
     )
 
 
-def _read_window(file: RotaryFile) -> dict[str, int]:
+def _read_window(file: RotaryFile) -> dict[str, Any]:
     if isinstance(file, Qwen2File):
         window = (file.sliding_window or 0) if file.use_sliding_window else 0
         first = file.max_window_layers if window else 0
