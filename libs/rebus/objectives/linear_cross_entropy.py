@@ -52,7 +52,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides its parameters' names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_grad_MD, weight_grad_VD = (
             None if saved is None else saved * grad_outputs[0].to(saved.dtype) for saved in ctx.saved_tensors
         )

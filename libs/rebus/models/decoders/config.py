@@ -69,6 +69,8 @@ class DecoderConfig:
             )
 
     def _check_positions(self) -> None:
+        if not (self.rope_theta > 1 and self.norm_eps >= 0):
+            raise ValueError(f"need rope_theta={self.rope_theta} > 1 and norm_eps={self.norm_eps} >= 0")
         if self.positions == "rotary" and self.head_width % 2:
             raise ValueError(f"head size {self.head_width} must be even for rotary positions")
         if self.positions == "learned" and self.rope_scaling is not None:

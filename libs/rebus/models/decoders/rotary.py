@@ -40,7 +40,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
+        if not self.factor >= 1:
             raise ValueError(f"factor={self.factor} must be at least 1")
         if self.kind in _KINDS_WITH_ORIGIN and self.original_max_positions < 1:
             raise ValueError(f"kind={self.kind!r} needs original_max_positions, found {self.original_max_positions}")

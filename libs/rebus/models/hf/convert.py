@@ -28,6 +28,8 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in (LLAMA, MIST
 MAX_BYTES = 64 << 30
 MAX_SHARD_BYTES = 5 << 30
 _SHOWN = 5
+# Of anything that ``config.json`` counts: the shapes of any two can be multiplied without overflow.
+_MAX_SIZE = 1 << 28
 
 
 def import_folder(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
@@ -106,10 +108,15 @@ def read_config(values: Mapping[str, Any], family: Family) -> tuple[DecoderConfi
     """The decoder's settings and its vocabulary's size."""
     known = {item.name for item in fields(family.file)}
     file = configs.build(family.file, {key: value for key, value in values.items() if key in known}, where=CONFIG_FILE)
+    for name in known:
+        if isinstance(size := getattr(file, name), int) and not 0 <= size <= _MAX_SIZE:
+            raise invalid(f"{CONFIG_FILE}.{name}", f"{size} is not within 0 and {_MAX_SIZE}")
     try:
         config = family.to_config(file)
     except ValueError as error:
         raise InvalidArgumentError(f"{CONFIG_FILE}: {error}") from None
+    if file.vocab_size < 1:
+        raise invalid(f"{CONFIG_FILE}.vocab_size", f"{file.vocab_size} must be positive")
     return config, file.vocab_size
 
 
