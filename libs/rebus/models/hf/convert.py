@@ -63,7 +63,7 @@ def export_folder(source: Path, target: Path, *, max_shard_bytes: int = MAX_SHAR
 def read_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
     """The language model of a Hugging Face folder: float32, in evaluation mode, on the CPU.
 
-    Names and shapes are checked whole before a weight is read. Raises ``InvalidArgumentError`` naming the key of
+    Names and shapes are checked whole before a weight is used. Raises ``InvalidArgumentError`` naming the key of
     ``config.json`` that has no counterpart here, ``DataLossError`` naming tensors that lack, that nobody expects, or
     whose shape is another one, ``NotFoundError`` and ``ResourceExhaustedError`` for missing and for too large files.
     """
