@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class Runs:
     # int64 [tokens]: the entries of R * L that are real, in flat order
     kept: Tensor
 
+    def to(self, device: torch.device) -> Runs:
+        """The same on ``device``."""
+        return Runs(gather=self.gather.to(device), kept=self.kept.to(device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchGroup:
@@ -44,6 +49,10 @@ class BranchGroup:
     # float32 [B, 1, L, P + L], added to the scores: 0 visible, ``HIDDEN`` not
     bias: Tensor
 
+    def to(self, device: torch.device) -> BranchGroup:
+        """The same on ``device``."""
+        return BranchGroup(runs=self.runs.to(device), row=self.row.to(device), bias=self.bias.to(device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchLayout:
@@ -51,6 +60,20 @@ class BranchLayout:
 
     prefixes: Runs
     groups: Sequence[BranchGroup]
+
+    def to(self, device: torch.device) -> BranchLayout:
+        """The same on ``device``; itself where it is there."""
+        if self.prefixes.gather.device == device:
+            return self
+        return BranchLayout(prefixes=self.prefixes.to(device), groups=[group.to(device) for group in self.groups])
+
+
+class Window(NamedTuple):
+    """A sliding window: a token sees positions less than ``size`` behind its own."""
+
+    # int64 [T]
+    positions_T: Tensor
+    size: int
 
 
 def length_class(length: int) -> int:
@@ -81,18 +104,54 @@ def branch_layout(
     return BranchLayout(prefixes=prefixes, groups=groups)
 
 
-def branch_attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layout: BranchLayout) -> Tensor:
+def branch_attention(
+    q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layout: BranchLayout, window: Window | None = None
+) -> Tensor:
     """Attention ``[T, N, H]`` of flat queries over flat keys and values ``[T, K, H]``."""
     at_RP = layout.prefixes.gather
     # Prefixes are padded at their end, which causal attention never looks at.
-    prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP))
+    mask_R1PP = _prefix_mask(at_RP, window)
+    prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP), mask_R1PP)
     parts = [_take(prefix_RPNH.flatten(0, 1), layout.prefixes.kept)]
     for group in layout.groups:
         at_BL = group.runs.gather
         at_BC = torch.cat([at_RP[group.row], at_BL], dim=1)
-        out_BLNH = plain_attention(_take(q_TNH, at_BL), _take(k_TKH, at_BC), _take(v_TKH, at_BC), group.bias)
+        bias = _windowed_bias(group.bias, at_BL, at_BC, window)
+        out_BLNH = plain_attention(_take(q_TNH, at_BL), _take(k_TKH, at_BC), _take(v_TKH, at_BC), bias)
         parts.append(_take(out_BLNH.flatten(0, 1), group.runs.kept))
     return torch.cat(parts)
+
+
+def token_runs(layout: BranchLayout) -> tuple[Tensor, Tensor]:
+    """Of each flat token its row ``[T]`` and its run ``[T]``: prefixes bear their row's number, branches others."""
+    rows = [layout.prefixes.kept // layout.prefixes.gather.shape[1]]
+    runs = list(rows)
+    first = len(layout.prefixes.gather)
+    for group in layout.groups:
+        branch = group.runs.kept // group.runs.gather.shape[1]
+        rows.append(group.row[branch])
+        runs.append(first + branch)
+        first += len(group.row)
+    return torch.cat(rows), torch.cat(runs)
+
+
+def _prefix_mask(at_RP: Tensor, window: Window | None) -> Tensor | None:
+    """What prefix tokens see under a window that is shorter than they are, ``[R, 1, P, P]``."""
+    if window is None or at_RP.shape[1] <= window.size:
+        return None
+    return (~_far(at_RP, at_RP, window)).tril()
+
+
+def _windowed_bias(bias_B1LC: Tensor, at_BL: Tensor, at_BC: Tensor, window: Window | None) -> Tensor:
+    if window is None or at_BC.shape[1] <= window.size:
+        return bias_B1LC
+    return bias_B1LC.masked_fill(_far(at_BL, at_BC, window), HIDDEN)
+
+
+def _far(at_BL: Tensor, at_BC: Tensor, window: Window) -> Tensor:
+    """Which keys ``[B, C]`` lie outside the window of which queries ``[B, L]``, as ``[B, 1, L, C]``."""
+    positions_T, size = window
+    return (positions_T[at_BL][:, :, None] - positions_T[at_BC][:, None] >= size)[:, None]
 
 
 def _take(x_TNH: Tensor, at: Tensor) -> Tensor:

@@ -22,15 +22,26 @@ class KVCache:
         self.length = 0
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self._positions = torch.zeros(shape[:2], dtype=torch.int64, device=device)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new tokens' keys and values; returns views of everything held for ``layer``."""
-        end = self.length + keys.shape[1]
-        if end > self.capacity:
-            raise ResourceExhaustedError(f"the cache holds {self.capacity} tokens, {end} are needed")
+        end = self._end(keys.shape[1])
         self._keys[layer][:, self.length : end] = keys
         self._values[layer][:, self.length : end] = values
         return self._keys[layer][:, :end], self._values[layer][:, :end]
+
+    def append_positions(self, positions: Tensor) -> Tensor:
+        """Stores the new tokens' positions ``[batch, tokens]``; returns those of everything held."""
+        end = self._end(positions.shape[1])
+        self._positions[:, self.length : end] = positions
+        return self._positions[:, :end]
+
+    def _end(self, count: int) -> int:
+        end = self.length + count
+        if end > self.capacity:
+            raise ResourceExhaustedError(f"the cache holds {self.capacity} tokens, {end} are needed")
+        return end
 
     def advance(self, count: int) -> None:
         """Counts ``count`` tokens as held, once every layer has appended them."""

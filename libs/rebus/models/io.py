@@ -24,6 +24,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 # Architecture -> module, class, and the dataclass of its config.
 ARCHITECTURES: Mapping[str, tuple[str, str, str]] = {
+    "causal-lm": ("rebus.models.causal_lm", "CausalLm", "CausalLmConfig"),
     "mllm": ("rebus.models.mllm", "Mllm", "MllmConfig"),
     "dual-encoder": ("rebus.models.dual_encoder", "DualEncoder", "DualEncoderConfig"),
 }

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from rebus.data.encoding import IGNORE_INDEX
 from rebus.models.mllm import Mllm
 from rebus.models.packing import PackedRows
 from rebus.objectives.base import MllmOutputs
+from rebus.objectives.linear_cross_entropy import linear_cross_entropy
 from rebus.registry import register
 
 
@@ -26,7 +26,7 @@ class LanguageModelingConfig:
 
     # A branch of x labelled tokens weighs x ("token"), sqrt(x) ("square", InternVL) or 1 ("branch").
     averaging: Literal["token", "square", "branch"] = "token"
-    # Labelled tokens whose logits are held at once; more are computed chunk by chunk and again in the backward pass.
+    # Labelled tokens whose logits are held at once; more are computed chunk by chunk, each with its gradient.
     chunk_tokens: int = 4096
 
     def __post_init__(self) -> None:
@@ -53,13 +53,14 @@ class LanguageModeling:
         if not len(labels_M):
             return hidden_MD.sum()
         weights_M = self._weights(rows.runs[at_M])
-        total = hidden_MD.new_zeros(())
-        size = self._config.chunk_tokens
-        for start in range(0, len(labels_M), size):
-            chunk = slice(start, start + size)
-            parts = (model, hidden_MD[chunk], labels_M[chunk], weights_M[chunk])
-            whole = len(labels_M) <= size
-            total = total + (_chunk_loss(*parts) if whole else checkpoint(_chunk_loss, *parts, use_reentrant=False))
+        if len(labels_M) <= self._config.chunk_tokens:
+            losses_M = F.cross_entropy(model.logits(hidden_MD).float(), labels_M, reduction="none")
+            total = (losses_M * weights_M).sum()
+        else:
+            table_VD = model.decoder.head_weight
+            total = linear_cross_entropy(
+                hidden_MD, table_VD, labels_M, weights_M, chunk_tokens=self._config.chunk_tokens
+            )
         return total / weights_M.sum()
 
     def _weights(self, runs_M: Tensor) -> Tensor:
@@ -80,8 +81,3 @@ def document_losses(model: Mllm, hidden_TD: Tensor, rows: PackedRows, *, chunk_t
     sums = np.bincount(owners, weights=torch.cat(losses).double().numpy())
     counts = np.bincount(owners)
     return {int(row): float(sums[row] / counts[row]) for row in np.flatnonzero(counts)}
-
-
-def _chunk_loss(model: Mllm, hidden_MD: Tensor, labels_M: Tensor, weights_M: Tensor) -> Tensor:
-    losses_M = F.cross_entropy(model.logits(hidden_MD).float(), labels_M, reduction="none")
-    return (losses_M * weights_M).sum()

@@ -221,7 +221,7 @@ def test_damaged_folders_are_refused_by_name(tmp_path: Path) -> None:
         load_model(tmp_path)
 
     (tmp_path / CONFIG_FILE).write_text(json.dumps({**json.loads(config), "architecture": "mlm"}))
-    with pytest.raises(InvalidArgumentError, match="unknown 'mlm'; known: dual-encoder, mllm"):
+    with pytest.raises(InvalidArgumentError, match="unknown 'mlm'; known: causal-lm, dual-encoder, mllm"):
         load_model(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps({**json.loads(config), "vocabsize": 3}))
     with pytest.raises(InvalidArgumentError, match="did you mean 'vocab_size'"):

@@ -1,5 +1,5 @@
 """Decoders: causal language models over embeddings."""
 
-from rebus.models.decoders import llama
+from rebus.models.decoders import gpt2, llama, mistral, qwen
 
-__all__ = ["llama"]
+__all__ = ["gpt2", "llama", "mistral", "qwen"]

@@ -1,0 +1,64 @@
+"""Tokenizer files that travel with a model: copied as they are, never interpreted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from rebus.data.tokenizer import BOS, EOS, PAD
+from rebus.errors import ResourceExhaustedError
+from rebus.models.causal_lm import SpecialTokens
+from rebus.models.hf.files import read_json
+
+# Vocabulary and merges, special tokens, the chat template, defaults of generation. None of them holds code or pickles.
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+MAX_BYTES = 256 << 20
+# Roles that transformers knows -> the special tokens of a Rebus tokenizer.
+_ROLES = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
+
+
+def copy_tokenizer(source: Path, target: Path) -> list[str]:
+    """Copies what ``source`` has of ``FILES``; returns the names. Raises ``ResourceExhaustedError`` for huge ones."""
+    found = [name for name in FILES if (source / name).is_file()]
+    for name in found:
+        if (size := (source / name).stat().st_size) > MAX_BYTES:
+            raise ResourceExhaustedError(f"{name} is {size} bytes, more than {MAX_BYTES}")
+    for name in found:
+        shutil.copyfile(source / name, target / name)
+    return found
+
+
+def complete_tokenizer(folder: Path) -> None:
+    """Lets ``AutoTokenizer`` open a folder whose ``tokenizer.json`` stands alone, as Rebus writes it."""
+    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        values = {"tokenizer_class": "PreTrainedTokenizerFast", **_named_specials(folder)}
+        (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def tokenizer_specials(folder: Path) -> SpecialTokens:
+    """Ids of the special tokens in ``tokenizer.json``, as Rebus writes it."""
+    ids = _added(folder)
+    return SpecialTokens(**{f"{role}_id": ids[token] for role, token in _ROLES.items() if token in ids})
+
+
+def _named_specials(folder: Path) -> dict[str, str]:
+    ids = _added(folder)
+    return {role: token for role, token in _ROLES.items() if token in ids}
+
+
+def _added(folder: Path) -> dict[str, int]:
+    path = folder / "tokenizer.json"
+    added = read_json(path).get("added_tokens", []) if path.is_file() else []
+    return {item["content"]: item["id"] for item in added}
