@@ -189,7 +189,8 @@ def _rebus(sizes: Sizes) -> Mllm:
 
 def _rebus_loss(model: Mllm, objective: LanguageModeling, rows: Sequence[Row], pixels: Tensor) -> Tensor:
     packed = pack_rows(rows, image_token_id=IMAGE_TOKEN)
-    hidden = model.forward_packed(packed, model.encode_images(pixels))
+    shown = pixels[[row for row, _ in packed.images]]
+    hidden = model.forward_packed(packed, model.encode_images(shown))
     batch = MllmBatch(rows=packed, pixels=pixels)
     return objective(model, MllmOutputs(batch=batch, image_features=None, hidden_states=hidden))
 

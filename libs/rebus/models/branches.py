@@ -27,11 +27,11 @@ HIDDEN = -1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Consecutive runs of the flat batch as a padded grid."""
+    """Runs of the flat batch as a padded grid."""
 
     # int64 [R, L]: flat index of each entry, 0 where it is padding
     gather: Tensor
-    # int64 [tokens]: the entries of R * L that are real, in flat order
+    # int64 [tokens]: the entries of R * L that are real, in order
     kept: Tensor
 
     def to(self, device: torch.device) -> Runs:
@@ -44,28 +44,32 @@ class BranchGroup:
     """Branches of like length."""
 
     runs: Runs
-    # int64 [B]: the row whose prefix the branch sees
+    # int64 [B]: the row whose prefix the branch sees, counted in the order of the prefixes
     row: Tensor
+    # int64 [B, P]: flat index of each token of that prefix, 0 where it is padding
+    prefix: Tensor
     # float32 [B, 1, L, P + L], added to the scores: 0 visible, ``HIDDEN`` not
     bias: Tensor
 
     def to(self, device: torch.device) -> BranchGroup:
         """The same on ``device``."""
-        return BranchGroup(runs=self.runs.to(device), row=self.row.to(device), bias=self.bias.to(device))
+        row, prefix, bias = (x.to(device) for x in (self.row, self.prefix, self.bias))
+        return BranchGroup(runs=self.runs.to(device), row=row, prefix=prefix, bias=bias)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BranchLayout:
-    """Where the tokens of prefixes and branches lie in the flat batch: the prefixes, then the groups one by one."""
+    """Where prefixes, then branches lie in the flat batch, group by group: those of like length together."""
 
-    prefixes: Runs
+    prefixes: Sequence[Runs]
     groups: Sequence[BranchGroup]
 
     def to(self, device: torch.device) -> BranchLayout:
         """The same on ``device``; itself where it is there."""
-        if self.prefixes.gather.device == device:
+        if self.prefixes[0].gather.device == device:
             return self
-        return BranchLayout(prefixes=self.prefixes.to(device), groups=[group.to(device) for group in self.groups])
+        prefixes, groups = ([group.to(device) for group in part] for part in (self.prefixes, self.groups))
+        return BranchLayout(prefixes=prefixes, groups=groups)
 
 
 class Window(NamedTuple):
@@ -77,7 +81,7 @@ class Window(NamedTuple):
 
 
 def length_class(length: int) -> int:
-    """Branches of one class share a grid: lengths up to 1, 2, 4, 8, ... so that less than half of it is padding."""
+    """Runs of one class share a grid: lengths up to 1, 2, 4, 8, ... so that less than half of it is padding."""
     return (length - 1).bit_length()
 
 
@@ -86,36 +90,46 @@ def branch_layout(
 ) -> BranchLayout:
     """The layout of rows with these prefix lengths ``[R]`` and branches ``[B]`` of these rows, each of length >= 1.
 
-    Neighbouring branches of one ``length_class`` form a group, so callers order them by it.
+    Neighbours of one ``length_class`` form a group, so callers order prefixes and branches by it.
     """
     if not len(prefix_lengths) or prefix_lengths.min() < 1 or (len(branch_lengths) and branch_lengths.min() < 1):
         raise ValueError("every row needs a prefix, and every prefix and branch at least one token")
-    first = int(prefix_lengths.sum())
-    prefixes, prefix_real = _runs(prefix_lengths, first=0)
+    lengths = np.concatenate([prefix_lengths, branch_lengths])
+    starts = np.cumsum(lengths) - lengths
+    count = len(prefix_lengths)
+    prefixes = [_runs(starts[at], lengths[at])[0] for at in _alike(prefix_lengths)]
     groups = []
-    classes = np.array([length_class(int(length)) for length in branch_lengths], dtype=np.int64)
-    cuts = np.flatnonzero(np.diff(classes)) + 1
-    for members in np.split(np.arange(len(branch_lengths)), cuts) if len(branch_lengths) else []:
-        runs, _ = _runs(branch_lengths[members], first=first)
+    for members in _alike(branch_lengths):
+        runs, _ = _runs(starts[members + count], lengths[members + count])
         row = branch_row[members]
-        bias = _bias(prefix_real[row], length=runs.gather.shape[1])
-        groups.append(BranchGroup(runs=runs, row=torch.from_numpy(row), bias=torch.from_numpy(bias)))
-        first += int(branch_lengths[members].sum())
+        prefix, prefix_real = _runs(starts[row], lengths[row])
+        bias = _bias(prefix_real, length=runs.gather.shape[1])
+        groups.append(
+            BranchGroup(runs=runs, row=torch.from_numpy(row), prefix=prefix.gather, bias=torch.from_numpy(bias))
+        )
     return BranchLayout(prefixes=prefixes, groups=groups)
+
+
+def _alike(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The indices of neighbours of one length class."""
+    classes = np.array([length_class(int(length)) for length in lengths], dtype=np.int64)
+    return np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(classes)) + 1) if len(lengths) else []
 
 
 def branch_attention(
     q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layout: BranchLayout, window: Window | None = None
 ) -> Tensor:
     """Attention ``[T, N, H]`` of flat queries over flat keys and values ``[T, K, H]``."""
-    at_RP = layout.prefixes.gather
-    # Prefixes are padded at their end, which causal attention never looks at.
-    mask_R1PP = _prefix_mask(at_RP, window)
-    prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP), mask_R1PP)
-    parts = [_take(prefix_RPNH.flatten(0, 1), layout.prefixes.kept)]
+    parts = []
+    for prefixes in layout.prefixes:
+        at_RP = prefixes.gather
+        # Prefixes are padded at their end, which causal attention never looks at.
+        mask_R1PP = _prefix_mask(at_RP, window)
+        prefix_RPNH = dense_attention(_take(q_TNH, at_RP), _take(k_TKH, at_RP), _take(v_TKH, at_RP), mask_R1PP)
+        parts.append(_take(prefix_RPNH.flatten(0, 1), prefixes.kept))
     for group in layout.groups:
         at_BL = group.runs.gather
-        at_BC = torch.cat([at_RP[group.row], at_BL], dim=1)
+        at_BC = torch.cat([group.prefix, at_BL], dim=1)
         bias = _windowed_bias(group.bias, at_BL, at_BC, window)
         out_BLNH = plain_attention(_take(q_TNH, at_BL), _take(k_TKH, at_BC), _take(v_TKH, at_BC), bias)
         parts.append(_take(out_BLNH.flatten(0, 1), group.runs.kept))
@@ -124,9 +138,11 @@ def branch_attention(
 
 def token_runs(layout: BranchLayout) -> tuple[Tensor, Tensor]:
     """Of each flat token its row ``[T]`` and its run ``[T]``: prefixes bear their row's number, branches others."""
-    rows = [layout.prefixes.kept // layout.prefixes.gather.shape[1]]
-    runs = list(rows)
-    first = len(layout.prefixes.gather)
+    rows, runs, first = [], [], 0
+    for prefixes in layout.prefixes:
+        rows.append(first + prefixes.kept // prefixes.gather.shape[1])
+        runs.append(rows[-1])
+        first += len(prefixes.gather)
     for group in layout.groups:
         branch = group.runs.kept // group.runs.gather.shape[1]
         rows.append(group.row[branch])
@@ -162,12 +178,11 @@ def _take(x_TNH: Tensor, at: Tensor) -> Tensor:
     return F.embedding(at, x_TNH.flatten(1)).unflatten(-1, x_TNH.shape[1:])
 
 
-def _runs(lengths: NDArray[np.int64], *, first: int) -> tuple[Runs, NDArray[np.bool_]]:
-    """Consecutive runs from flat index ``first`` on, padded to the longest, and which entries ``[R, L]`` are real."""
-    longest = int(lengths.max())
-    real = np.arange(longest) < lengths[:, None]
-    starts = first + np.cumsum(lengths) - lengths
-    gather = np.where(real, starts[:, None] + np.arange(longest), 0)
+def _runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Runs, NDArray[np.bool_]]:
+    """Runs from these flat indices on, padded to the longest, and which entries ``[R, L]`` are real."""
+    steps = np.arange(int(lengths.max()))
+    real = steps < lengths[:, None]
+    gather = np.where(real, starts[:, None] + steps, 0)
     return Runs(gather=torch.from_numpy(gather), kept=torch.from_numpy(np.flatnonzero(real))), real
 
 

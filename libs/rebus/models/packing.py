@@ -63,10 +63,10 @@ class PackedRows:
 def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
     """Lays ``rows`` out flat; at least one."""
     runs = [_runs(row) for row in rows]
-    prefixes = [(index, found[0]) for index, found in enumerate(runs)]
+    prefixes = _by_length([(index, found[0]) for index, found in enumerate(runs)])
     branches = [(index, slice(run.start, run.stop - 1)) for index, found in enumerate(runs) for run in found[1:]]
-    branches = [item for item in branches if item[1].stop > item[1].start]
-    branches.sort(key=lambda item: length_class(item[1].stop - item[1].start))
+    branches = _by_length([item for item in branches if item[1].stop > item[1].start])
+    place = {index: at for at, (index, _) in enumerate(prefixes)}
     order = prefixes + branches
     lengths = np.array([run.stop - run.start for _, run in order], dtype=np.int64)
     images = _image_order(rows, order, image_token_id)
@@ -79,12 +79,19 @@ def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
         runs=torch.from_numpy(np.repeat(np.arange(len(order)), lengths)),
         origins=origins,
         layout=branch_layout(
-            lengths[: len(rows)], lengths[len(rows) :], np.array([index for index, _ in branches], dtype=np.int64)
+            lengths[: len(rows)],
+            lengths[len(rows) :],
+            np.array([place[index] for index, _ in branches], dtype=np.int64),
         ),
         images=images,
         regions=_regions(rows, images),
         references=_references(rows, origins, image_token_id),
     )
+
+
+def _by_length(runs: Sequence[tuple[int, slice]]) -> list[tuple[int, slice]]:
+    """Runs of like length together, else as they come: attention pads each class by itself."""
+    return sorted(runs, key=lambda item: length_class(item[1].stop - item[1].start))
 
 
 def _targets(row: Row) -> NDArray[np.int64]:
