@@ -90,6 +90,8 @@ class Telemetry:
                 await asyncio.to_thread(states.refresh)
             except RebusError as error:
                 log.warning("job states are out of date: %s", error)
+            except Exception:  # the next time may go well, and the server must end as usual
+                log.exception("job states are out of date")
             await asyncio.sleep(self._settings.jobs_refresh_seconds)
 
     async def _measure_lag(self) -> None:

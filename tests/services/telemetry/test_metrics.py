@@ -234,6 +234,16 @@ def test_an_unexpected_error_is_logged_under_its_callers_trace(
     until(lambda: value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code="INTERNAL") == 1)
 
 
+def test_job_states_are_counted_again_after_an_unexpected_error(
+    address: str, telemetry: Telemetry, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents.create(store, training_pb2.Run(name="runs/x", job=JobStatus(state=JobStatus.FAILED)))
+    with monkeypatch.context() as patch:
+        patch.setitem(documents.TYPES, "runs", None)
+        until(lambda: "job states are out of date" in caplog.text)
+    until(lambda: value(telemetry, "rebus_jobs", kind="runs", state="FAILED") == 1)
+
+
 @pytest.mark.parametrize("header", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 4_000])
 def test_a_bad_trace_context_harms_no_call(address: str, header: str) -> None:
     error = get_run(address, "runs/y", header)
