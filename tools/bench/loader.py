@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000, help="JPEGs in the corpus")
     parser.add_argument("--shard-size", type=int, default=500, help="JPEGs a shard")
-    parser.add_argument("--window", type=int, default=2000, help="JPEGs that every contender reads in a round")
+    parser.add_argument("--window", type=int, default=5000, help="JPEGs that every contender reads in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the corpus is kept for the next run; else it is not kept")
     names = [bar.name for bar in (*BARS, *REMOTE_BARS)]
