@@ -1,21 +1,29 @@
 """FLOPs of a forward pass from a model's weights and sizes: two a multiply-add of matrix products and convolutions.
 
+``counted`` finds them by running a part without its weights, whatever the part is made of.
+
 Norms, activations and softmaxes are left out, as ``torch.utils.flop_counter`` leaves them out. A backward pass takes
 twice as much: a training step is ``TRAINING_FACTOR`` forward passes.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from rebus.models.encoders.transformer import EncoderBlock
 from rebus.models.moe.layer import MoeLayer
 
 TRAINING_FACTOR = 3
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 class DecoderSizes(Protocol):
@@ -29,6 +37,8 @@ class DecoderSizes(Protocol):
 
     @property
     def head_width(self) -> int: ...
+
+    def window_of(self, layer: int, /) -> int: ...
 
 
 class Decoder(Protocol):
@@ -71,11 +81,13 @@ def attention_flops(width: int, context: float) -> float:
 def decoder_token_flops(decoder: Decoder, context: float, *, logits: bool = True) -> float:
     """FLOPs of a token that attends to ``context`` tokens, itself among them.
 
-    Over a causal row of S tokens the mean context is (S + 1) / 2; kernels that compute masked scores too take S.
+    Over a causal row of S tokens the mean context is (S + 1) / 2; kernels that compute masked scores too take S. Of it
+    a layer with a sliding window sees no more than the window.
     """
     config = decoder.config
     layers = token_flops(decoder.layers)
-    attention = config.num_layers * attention_flops(config.num_heads * config.head_width, context)
+    seen = sum(min(context, config.window_of(layer) or context) for layer in range(config.num_layers))
+    attention = attention_flops(config.num_heads * config.head_width, seen)
     return layers + attention + (2 * decoder.embed_tokens.weight.numel() if logits else 0)
 
 
@@ -96,3 +108,40 @@ def _convolution_flops(convolutions: Sequence[nn.Conv2d], side: int) -> float:
         side = math.ceil(side / convolution.stride[0])
         total += 2 * convolution.weight.numel() * side**2
     return total
+
+
+def weightless(module: M) -> M:
+    """A copy in evaluation mode whose weights have shapes and no values: they cost no memory, and it runs in no time.
+
+    But for the first run in a process that has made no optimizer: torch then loads its compiler, which takes seconds.
+    """
+    memo: dict[int, Any] = {id(buffer): buffer.detach().to("meta") for buffer in module.buffers()}
+    memo |= {id(weight): nn.Parameter(weight.detach().to("meta"), False) for weight in module.parameters()}
+    return copy.deepcopy(module, memo).eval()
+
+
+def counted(run: Callable[[], T]) -> tuple[T, int]:
+    """What ``run`` returns, and the FLOPs that it took of this thread.
+
+    ``run`` takes a module from ``weightless`` and inputs on the device ``meta``: there attention is made of products
+    that are counted, on others it may be a kernel that is not. Raises what a module raises that decides by values.
+    """
+    with torch.no_grad(), _Counter() as counter:
+        result = run()
+    return result, counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """``torch.utils.flop_counter.FlopCounterMode`` without its hooks, which all threads' modules would run into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out

@@ -1,5 +1,7 @@
 """A model's folder: ``config.json`` names the architecture and holds its config, ``model.safetensors`` the weights.
 
+``model.md`` is for people and never read here; older folders have none.
+
 Nothing is unpickled. A folder is checked whole (architecture, config, names, shapes and dtypes of all tensors) before a
 weight is used.
 """
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from rebus import config as configs
 from rebus.errors import DataLossError, InvalidArgumentError, NotFoundError, invalid
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "model.md"
 
 # Architecture -> module, class, and the dataclass of its config.
 ARCHITECTURES: Mapping[str, tuple[str, str, str]] = {
@@ -31,7 +33,12 @@ ARCHITECTURES: Mapping[str, tuple[str, str, str]] = {
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` of a model whose class is in ``ARCHITECTURES``."""
+    """Writes ``config.json``, ``model.safetensors`` and ``model.md`` of a model whose class is in ``ARCHITECTURES``.
+
+    Equal models give equal bytes.
+    """
+    from rebus.models import card  # it knows all architectures, which load only when they are used
+
     names = {cls: name for name, (_, cls, _) in ARCHITECTURES.items()}
     if type(model).__name__ not in names:
         raise TypeError(f"{type(model).__name__} is none of the architectures {', '.join(ARCHITECTURES)}")
@@ -39,6 +46,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
     values = {"architecture": names[type(model).__name__], **configs.to_plain(model.config)}
     (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_tensors(model.state_dict(), folder / WEIGHTS_FILE)
+    (folder / CARD_FILE).write_text(card.describe(model).markdown(), encoding="utf-8")
 
 
 def load_model(folder: Path) -> nn.Module:

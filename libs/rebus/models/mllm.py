@@ -84,9 +84,9 @@ class Mllm(nn.Module):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
-        return self.connector(self._image_features(pixels))
+        return self.connector(self.image_features(pixels))
 
-    def _image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
+    def image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
         if isinstance(self.connector, ReadsLayers):
             return self.vision_encoder.forward_layers(pixels, self.connector.feature_layers)

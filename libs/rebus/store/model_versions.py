@@ -16,6 +16,7 @@ from rebus.v1.training_pb2 import Run
 CLAIM = "claim.json"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+CARD = "model.md"
 # Where a checkpoint keeps what becomes the model version; the rest (optimizer, random states) stays with the run.
 CHECKPOINT_MODEL = "model"
 _CLAIM_ATTEMPTS = 64
@@ -67,6 +68,11 @@ def resolve(store: Store, name: str) -> str:
         known = ", ".join(sorted(aliases)) or "none"
         raise NotFoundError(f"{model} has no alias {last!r}; aliases: {known}", metadata={"name": name})
     return aliases[last]
+
+
+def card(store: Store, name: str) -> str:
+    """The model card of a version, by number or by alias; ``NotFoundError`` for a version made without one."""
+    return manifests.read_part(store, resolve(store, name), CARD).decode()
 
 
 def set_alias(

@@ -13,7 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rebus import registry
 from rebus.models.decoders.llama import Llama, LlamaConfig
-from rebus.models.flops import TRAINING_FACTOR, decoder_token_flops, encoder_image_flops, token_flops
+from rebus.models.flops import (
+    TRAINING_FACTOR,
+    attention_flops,
+    decoder_token_flops,
+    encoder_image_flops,
+    token_flops,
+    weightless,
+)
+from rebus.models.flops import counted as counted_by_shape
 from rebus.models.moe import MoeConfig, MoeLayer
 from rebus.models.moe.placement import every_nth, replace_mlps
 
@@ -92,3 +100,50 @@ def test_encoders(spec: dict[str, Any]) -> None:
     encoder = registry.build("encoder", spec).eval()
     pixels = torch.randn(1, 3, encoder.image_size, encoder.image_size)
     assert encoder_image_flops(encoder) == pytest.approx(counted(lambda: encoder(pixels)), rel=0.01)
+
+
+TRANSFORMER = {"image_size": 32, "patch_size": 8, "width": 24, "num_layers": 2, "num_heads": 3, "hidden_width": 40}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"name": "vit"}, {"name": "conv-vit"}, {"name": "efficientnet-lite0", "image_size": 64}]
+    + [{"name": name, **TRANSFORMER} for name in ("clip", "siglip", "siglip2", "siglip-navit", "dinov2", "aim")],
+    ids=lambda spec: spec["name"],
+)
+def test_shapes_alone_give_what_an_encoder_takes(spec: dict[str, Any]) -> None:
+    encoder = registry.build("encoder", spec).eval()
+    pixels = torch.randn(1, 3, encoder.image_size, encoder.image_size)
+    copy = weightless(encoder)
+    features, flops = counted_by_shape(lambda: copy(pixels.to("meta")))
+    assert flops == counted(lambda: encoder(pixels)) > 0
+    assert features.shape == encoder(pixels).shape
+
+
+@pytest.mark.parametrize("name", [component.name for component in registry.components("connector")])
+def test_shapes_alone_give_what_a_connector_takes(name: str) -> None:
+    connector = registry.build("connector", {"name": name}, width_in=64, width_out=48, grid=(8, 8)).eval()
+    features: Any = torch.randn(1, 64, 64)
+    if layers := getattr(connector, "feature_layers", ()):
+        features = [features] * len(layers)
+    shapes = [x.to("meta") for x in features] if layers else features.to("meta")
+    copy = weightless(connector)
+    assert counted_by_shape(lambda: copy(shapes))[1] == counted(lambda: connector(features)) > 0
+
+
+def test_a_weightless_copy_leaves_the_module_as_it_was() -> None:
+    encoder = registry.build("encoder", {"name": "conv-vit"}).train()
+    state = torch.get_rng_state()
+    copy = weightless(encoder)
+    counted_by_shape(lambda: copy(torch.empty(1, 3, 64, 64, device="meta")))
+    assert encoder.training
+    assert {weight.device.type for weight in encoder.parameters()} == {"cpu"}
+    assert {weight.device.type for weight in copy.parameters()} == {"meta"}
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sliding_window_bounds_the_attention() -> None:
+    whole, windowed = decoder(num_layers=3), decoder(num_layers=3, sliding_window=8, window_from_layer=1)
+    saved = decoder_token_flops(whole, TOKENS) - decoder_token_flops(windowed, TOKENS)
+    assert saved == 2 * attention_flops(32, TOKENS - 8)
+    assert decoder_token_flops(whole, 8) == decoder_token_flops(windowed, 8)

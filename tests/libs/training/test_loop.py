@@ -133,6 +133,7 @@ def test_the_last_checkpoint_holds_a_model_folder(whole: tuple[Trained, Recorder
     folder = whole[1].checkpoints[11]
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "model/config.json",
+        "model/model.md",
         "model/model.safetensors",
         "model/tokenizer.json",
         "state.json",

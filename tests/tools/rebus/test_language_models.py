@@ -47,6 +47,9 @@ def test_a_versions_decoder_is_exported(rebus: Command, store: Store, tmp_path: 
     for at, version in enumerate(("m", "m/1", "m/best")):
         result = rebus("models", "export", version, tmp_path / f"hf{at}")
         assert result.exit_code == 0, result.stderr
+        result = rebus("models", "card", version)
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == (tmp_path / "model" / "model.md").read_text()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf2")
     assert theirs.config.eos_token_id == tokenizer.eos_token_id
     assert AutoTokenizer.from_pretrained(tmp_path / "hf2")(" yes")["input_ids"] == tokenizer.encode("yes")
@@ -73,3 +76,9 @@ def test_what_goes_wrong_is_said_in_a_line(rebus: Command, tmp_path: Path) -> No
         assert reason in result.stderr
         assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_version_made_without_a_card_is_said_in_a_line(rebus: Command, history: Store) -> None:
+    result = rebus("models", "card", "m/champion")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: models/m/versions/1 has no part model.md\n"

@@ -1,4 +1,4 @@
-"""``rebus models import`` and ``rebus models export``: language models from other tools' files, and for them."""
+"""``rebus models import``, ``export`` and ``card``: what works on files of models, in a folder or in the store."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import tempfile
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tools.rebus import names
 from tools.rebus.output import Format, FormatOption, print_fields, print_json
 from tools.rebus.session import Session, stored
+
+if TYPE_CHECKING:
+    from rebus.store import Store
 
 
 class Kind(StrEnum):
@@ -63,15 +66,33 @@ def export_model(
     _print({"model": model, "architecture": family.architecture, "folder": str(folder)}, format)
 
 
-def _fetched(session: Session, name: str, stack: ExitStack) -> Path:
-    """The version's files, in a folder that goes with the stack."""
-    from rebus.store import Store, documents, manifests, model_versions
-    from rebus.v1.model_pb2 import Model
+@stored
+def card(
+    session: Session,
+    version: Annotated[str, typer.Argument(help="A version: NAME (its newest), NAME/VERSION, NAME/ALIAS.")],
+) -> None:
+    """Prints a version's model card: its parts and sizes, and the FLOPs of a token and an image."""
+    from rebus.store import Store, model_versions
 
     store = Store.open(session.store_url)
-    found = names.version_name("models", name, lambda model: documents.get(store, Model, model).latest_version)
+    typer.echo(model_versions.card(store, _full_name(store, version)), nl=False)
+
+
+def _fetched(session: Session, name: str, stack: ExitStack) -> Path:
+    """The version's files, in a folder that goes with the stack."""
+    from rebus.store import Store, manifests, model_versions
+
+    store = Store.open(session.store_url)
+    found = _full_name(store, name)
     cache = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return stack.enter_context(manifests.fetch(store, model_versions.resolve(store, found), cache))
+
+
+def _full_name(store: Store, name: str) -> str:
+    from rebus.store import documents
+    from rebus.v1.model_pb2 import Model
+
+    return names.version_name("models", name, lambda model: documents.get(store, Model, model).latest_version)
 
 
 def _absolute(path: Path) -> Path:

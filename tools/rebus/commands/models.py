@@ -19,9 +19,10 @@ from tools.rebus.commands import language_models
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fields, print_json, print_table, say
 from tools.rebus.session import Session, connected
 
-app = typer.Typer(no_args_is_help=True, help="Models: list, show, register a run, set an alias, import, export.")
+app = typer.Typer(no_args_is_help=True, help="Models: list, show, card, register a run, set an alias, import, export.")
 app.command("import")(language_models.import_model)
 app.command("export")(language_models.export_model)
+app.command("card")(language_models.card)
 ModelArgument = Annotated[str, typer.Argument(help="The model.")]
 VersionArgument = Annotated[
     str, typer.Argument(help="NAME (its newest version), NAME/VERSION, NAME/ALIAS, or a full name.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rebus import config as configs
 from rebus.errors import AlreadyExistsError, DataLossError, FailedPreconditionError, InvalidArgumentError, invalid
+from rebus.models.card import of_decoder
 from rebus.models.causal_lm import CausalLm, CausalLmConfig, SpecialTokens
 from rebus.models.decoders.config import DecoderConfig
 from rebus.models.decoders.transformer import Decoder
@@ -28,6 +29,8 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in (LLAMA, MIST
 MAX_BYTES = 64 << 30
 MAX_SHARD_BYTES = 5 << 30
 _SHOWN = 5
+# What hubs show of a folder.
+README_FILE = "README.md"
 # Of anything that ``config.json`` counts: the shapes of any two can be multiplied without overflow.
 _MAX_SIZE = 1 << 28
 
@@ -47,7 +50,7 @@ def import_folder(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> 
 def export_folder(source: Path, target: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Family:
     """Writes the decoder of the model folder ``source`` as the new folder ``target``, its tokenizer files with it.
 
-    Raises what ``load_model`` and ``write_folder`` raise.
+    The decoder's card is the folder's ``README.md``. Raises what ``load_model`` and ``write_folder`` raise.
     """
     model = load_model(source)
     decoder = getattr(model, "decoder", None)
@@ -57,6 +60,8 @@ def export_folder(source: Path, target: Path, *, max_shard_bytes: int = MAX_SHAR
     family = write_folder(decoder, target, special_tokens=specials, max_shard_bytes=max_shard_bytes)
     copy_tokenizer(source, target)
     complete_tokenizer(target)
+    card = replace(of_decoder(decoder, family.name), library="transformers")
+    (target / README_FILE).write_text(card.markdown(), encoding="utf-8")
     return family
 
 

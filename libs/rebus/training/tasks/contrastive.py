@@ -150,7 +150,7 @@ class ContrastiveTask:
         return StepOutput(loss=total, metrics={**metrics, "logit_scale": pairs.scale.detach()})
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes ``config.json`` and ``model.safetensors``, the frozen encoder's weights included."""
+        """Writes ``config.json``, ``model.md`` and ``model.safetensors``, the frozen encoder's weights included."""
         save_model(model, folder)
 
     def _stage_objectives(self, stage: Stage) -> list[tuple[str, float, PairObjective]]:

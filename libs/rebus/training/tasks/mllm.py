@@ -169,7 +169,7 @@ class MllmTask:
         )
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        """Writes ``config.json``, ``model.safetensors``, ``model.md`` and ``tokenizer.json``."""
         save_model(model, folder)
         self._tokenizer.save(folder)
 
