@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from rebus.data.encoding import EncodingConfig
+from rebus.data.preprocess import ImageProcessorConfig
 from rebus.models import load_model, save_model
 from rebus.models.card import Card, Cost, describe
 from rebus.models.causal_lm import CausalLm, CausalLmConfig
 from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
 from rebus.models.flops import decoder_token_flops, encoder_image_flops
-from rebus.models.mllm import Mllm
+from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.moe import MoeConfig, MoeLayer
 from rebus.models.moe.placement import replace_mlps
-from tests.tiny_model import tiny_model, tiny_tokenizer
 
 LLAMA = {"name": "llama", "width": 8, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "hidden_width": 12}
+VIT = {"name": "vit", "image_size": 16, "patch_size": 8, "width": 16, "num_layers": 1, "num_heads": 2}
 # Of one layer: four projections of the attention, three of the feed-forward block, two norms.
 ATTENTION, DENSE, NORMS = 4 * 8 * 8, 3 * 8 * 12, 2 * 8
 
@@ -29,13 +32,20 @@ def language_model(**settings: object) -> CausalLm:
 
 
 def dual_encoder() -> DualEncoder:
-    vit = {"name": "vit", "image_size": 16, "patch_size": 8, "width": 16, "num_layers": 1, "num_heads": 2}
     text = {"name": "ngram-bag", "width": 8, "num_buckets": 64}
-    return DualEncoder(DualEncoderConfig(vision_encoder=vit, text_encoder=text, width=4, image_hidden_width=6))
+    return DualEncoder(DualEncoderConfig(vision_encoder=VIT, text_encoder=text, width=4, image_hidden_width=6))
 
 
 def multimodal() -> Mllm:
-    return tiny_model(tiny_tokenizer())
+    config = MllmConfig(
+        encoder=VIT,
+        decoder={**LLAMA, "width": 32},
+        vocab_size=50,
+        image_token_id=3,
+        preprocess=ImageProcessorConfig(image_size=16),
+        encoding=EncodingConfig(max_length_tokens=256),
+    )
+    return Mllm(config)
 
 
 def sizes(card: Card) -> dict[str, tuple[int, int, int]]:
@@ -132,7 +142,7 @@ def test_a_part_that_cannot_be_counted_can_be_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [language_model, multimodal, dual_encoder])
-def test_a_model_saved_twice_has_the_same_bytes(make: type[nn.Module], tmp_path: Path) -> None:
+def test_a_model_saved_twice_has_the_same_bytes(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = make()
     state = torch.get_rng_state()
     save_model(model.train(), tmp_path / "first")

@@ -122,7 +122,8 @@ def test_shapes_alone_give_what_an_encoder_takes(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", [component.name for component in registry.components("connector")])
 def test_shapes_alone_give_what_a_connector_takes(name: str) -> None:
-    connector = registry.build("connector", {"name": name}, width_in=64, width_out=48, grid=(8, 8)).eval()
+    spec = {"name": name, **({"layers": [1, 2], "last_layer": 3} if name == "dense" else {})}
+    connector = registry.build("connector", spec, width_in=64, width_out=48, grid=(8, 8)).eval()
     features: Any = torch.randn(1, 64, 64)
     if layers := getattr(connector, "feature_layers", ()):
         features = [features] * len(layers)
