@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2
 
 from tools.protos import __main__ as protos
@@ -119,6 +120,19 @@ def test_every_mutation_takes_a_request_id(files: descriptor_pb2.FileDescriptorS
         # An upload that names its content by its digest stores the same object when it is repeated: that is its id.
         by_content = method.client_streaming and "sha256" in fields
         assert ("request_id" in fields) != (method.name.startswith(READS) or by_content), name
+
+
+def test_every_request_says_what_a_name_looks_like(files: descriptor_pb2.FileDescriptorSet) -> None:
+    """Without a pattern a bad name is found only by the store, whose error names no field of the request."""
+    found = {
+        request.name: field.options.Extensions[validate_pb2.field].string.pattern
+        for name, request in messages(files).items()
+        if name in {method.input_type for method in methods(files).values()}
+        for field in request.field
+        if field.name == "name"
+    }
+    assert len(found) > 20
+    assert [request for request, pattern in found.items() if not pattern] == []
 
 
 def test_no_two_rpcs_share_a_request(files: descriptor_pb2.FileDescriptorSet) -> None:
