@@ -25,6 +25,9 @@ DECODERS = [
     {**SIZES, "name": "llama", "rope_scaling": {"kind": "yarn", "factor": 4.0, "original_max_positions": 8}},
     {**SIZES, "name": "gpt2"},
     {**SIZES, "name": "opt"},
+    {**SIZES, "name": "llama", "qk_norm": True, "qk_norm_over": "token"},
+    {**SIZES, "name": "llama", "moe": {"num_experts": 4, "hidden_width": 20}},
+    {**SIZES, "name": "gpt2", "moe": {"num_experts": 5, "hidden_width": 12, "activation": "gelu"}, "moe_every": 2},
 ]
 # Prefix lengths, and branches with their rows; neighbours of one length class share a grid.
 PREFIXES, BRANCHES, ROWS = (7, 4, 1), (1, 2, 2, 3, 5, 6), (2, 0, 1, 0, 0, 1)
@@ -175,6 +178,12 @@ def test_a_module_of_the_callers_can_stand_as_a_layers_mlp() -> None:
         ({"rope_scaling": {"kind": "yarn", "factor": 2.0}}, "original_max_positions"),
         ({"rope_scaling": {"kind": "ntk", "factor": 2.0}}, "kind"),
         ({"activation": "mish"}, "activation"),
+        ({"qk_norm_over": "layer"}, "qk_norm_over"),
+        ({"moe_every": 2}, "moe_every=2 has no meaning without moe"),
+        ({"moe_every": 4, "moe": {}}, "moe_every=4 must be within 1 and num_layers=3"),
+        ({"moe_every": 0, "moe": {}}, "moe_every=0"),
+        ({"moe": {"num_experts": 0}}, "num_experts=0"),
+        ({"moe": {"router": {"name": "top-q"}}}, "decoder.moe.router.name: unknown router 'top-q'"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], named: str) -> None:

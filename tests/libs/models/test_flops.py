@@ -23,7 +23,6 @@ from rebus.models.flops import (
 )
 from rebus.models.flops import counted as counted_by_shape
 from rebus.models.moe import MoeConfig, MoeLayer
-from rebus.models.moe.placement import every_nth, replace_mlps
 
 TOKENS = 24
 
@@ -77,9 +76,7 @@ def test_a_mixture_of_experts_counts_what_is_active(router: dict[str, Any], shar
 
 @pytest.mark.paper("moe-lm-scaling")
 def test_a_decoder_with_experts_in_some_layers_and_its_training() -> None:
-    model = decoder(num_layers=4)
-    config = MoeConfig(num_experts=8, hidden_width=20)
-    replace_mlps(model.layers, every_nth(4, 2), lambda mlp: MoeLayer(config, width=32))
+    model = decoder(num_layers=4, moe=MoeConfig(num_experts=8, hidden_width=20), moe_every=2)
     expected = TOKENS * decoder_token_flops(model, TOKENS)
     assert expected == pytest.approx(counted(run_decoder(model)), rel=0.01)
     training = counted(run_decoder(model), backward=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rebus.models.decoders.rotary import RopeScaling
+from rebus.models.moe.layer import MoeConfig
+from rebus.models.moe.placement import every_nth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class DecoderConfig:
     num_kv_heads: int = 4
     # Width of one head; 0 takes ``width / num_heads``.
     head_dim: int = 0
-    # Inner width of the feed-forward blocks.
+    # Inner width of the dense feed-forward blocks.
     hidden_width: int = 344
     # How tokens know their place: queries and keys are rotated, or a learned vector is added to the embeddings.
     positions: Literal["rotary", "learned"] = "rotary"
@@ -37,8 +39,10 @@ class DecoderConfig:
     attention_bias: bool = False
     # Where ``attention_bias`` is on: whether the output projection has one too (Qwen2's has not).
     output_bias: bool = True
-    # Queries and keys are normalised head by head before they are rotated (Qwen3).
+    # Queries and keys are normalised before they are rotated.
     qk_norm: bool = False
+    # What is normalised as one: each head (Qwen3), or all heads of a token together (OLMoE).
+    qk_norm_over: Literal["head", "token"] = "head"
     activation: Literal["silu", "gelu", "gelu-tanh", "relu"] = "silu"
     # Feed-forward blocks multiply the activation by a second projection (SwiGLU where the activation is silu).
     gated: bool = True
@@ -47,10 +51,15 @@ class DecoderConfig:
     sliding_window: int = 0
     # Index of the first layer with the window; those below see all.
     window_from_layer: int = 0
+    # What stands in the place of the dense block in layers ``moe_every - 1``, ``2 * moe_every - 1``, ...: a mixture of
+    # experts; none without it.
+    moe: MoeConfig | None = None
+    moe_every: int = 1
 
     def __post_init__(self) -> None:
         self._check_heads()
         self._check_positions()
+        self._check_experts()
         if min(self.sliding_window, self.window_from_layer) < 0:
             raise ValueError(
                 f"sliding_window={self.sliding_window} and window_from_layer={self.window_from_layer} "
@@ -81,6 +90,12 @@ class DecoderConfig:
         if scaling is not None and scaling.kind == "dynamic" and self.head_width < 4:
             raise ValueError(f"head size {self.head_width} must be at least 4 for dynamic rope_scaling")
 
+    def _check_experts(self) -> None:
+        if self.moe is None and self.moe_every != 1:
+            raise ValueError(f"moe_every={self.moe_every} has no meaning without moe")
+        if not 1 <= self.moe_every <= self.num_layers:
+            raise ValueError(f"moe_every={self.moe_every} must be within 1 and num_layers={self.num_layers}")
+
     @property
     def head_width(self) -> int:
         """Width of one head."""
@@ -89,3 +104,8 @@ class DecoderConfig:
     def window_of(self, layer: int) -> int:
         """Positions that a token of ``layer`` sees; 0 for all."""
         return self.sliding_window if layer >= self.window_from_layer else 0
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """The layers whose feed-forward block is a mixture of experts."""
+        return () if self.moe is None else every_nth(self.num_layers, self.moe_every)

@@ -26,8 +26,11 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.width, kv_width, bias=bias)
         self.v_proj = nn.Linear(config.width, kv_width, bias=bias)
         self.o_proj = nn.Linear(q_width, config.width, bias=bias and config.output_bias)
-        self.q_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else None
+        self.norm_heads = config.qk_norm_over == "head"
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_width if self.norm_heads else q_width, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_width if self.norm_heads else kv_width, config.norm_eps)
 
     def forward(self, x_BSD: Tensor, tables: Tables, attend: Attend) -> Tensor:
         """Maps ``[B, S, D]`` to ``[B, S, D]``."""
@@ -44,8 +47,10 @@ class Attention(nn.Module):
         return self._heads(self.k_proj(x), self.k_norm, tables)
 
     def _heads(self, x: Tensor, norm: nn.Module | None, tables: Tables) -> Tensor:
+        if norm is not None and not self.norm_heads:
+            x = norm(x)
         heads = x.unflatten(-1, (-1, self.head_width))
-        if norm is not None:
+        if norm is not None and self.norm_heads:
             heads = norm(heads)
         return heads if tables is None else rotate(heads, tables)
 

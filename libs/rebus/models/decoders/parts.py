@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebus.models.decoders.config import DecoderConfig
+from rebus.models.moe.layer import MoeLayer
 
 ACTIVATIONS = {
     "silu": F.silu,
@@ -65,6 +66,8 @@ class PlainFeedForward(nn.Module):
         return self.down_proj(self.activation(self.up_proj(x)))
 
 
-def build_feed_forward(config: DecoderConfig) -> nn.Module:
-    """The dense feed-forward block of the config."""
+def build_feed_forward(config: DecoderConfig, layer: int) -> nn.Module:
+    """The feed-forward block of a layer: a mixture of experts, or dense."""
+    if config.moe is not None and layer in config.moe_layers:
+        return MoeLayer(config.moe, width=config.width)
     return FeedForward(config) if config.gated else PlainFeedForward(config)

@@ -10,6 +10,7 @@ from torch import nn
 
 from rebus.models.decoders.config import DecoderConfig
 from rebus.models.decoders.layer import Attention, Layer
+from rebus.models.moe.routers.base import Router
 
 # Mean diagonal of a layer's value-then-output map at the start: the share of what is attended to that is taken over.
 _COPY_STRENGTH = 0.5
@@ -19,10 +20,17 @@ _LIKENESS = 1.5
 
 @torch.no_grad()
 def init_weights(decoder: nn.Module, config: DecoderConfig) -> None:
-    """Draws the weights of a decoder with the attribute ``layers``, and of what stands in them as feed-forward."""
+    """Draws the weights of a decoder with the attribute ``layers``, and of what stands in them as feed-forward.
+
+    Routers keep the weights they were made with: what they start from is part of each one's paper.
+    """
+    routers = {weight for module in decoder.modules() if isinstance(module, Router) for weight in module.parameters()}
     for name, parameter in decoder.named_parameters():
+        if parameter in routers:
+            continue
         if parameter.dim() > 1:
-            shrink = math.sqrt(2 * config.num_layers) if name.endswith("down_proj.weight") else 1.0
+            # Of a dense block, and of experts, whose weights are stacked and have no module each.
+            shrink = math.sqrt(2 * config.num_layers) if name.endswith(("down_proj.weight", "down_proj")) else 1.0
             nn.init.normal_(parameter, std=0.02 / shrink)
         elif name.endswith("_proj.bias"):
             nn.init.zeros_(parameter)

@@ -29,8 +29,7 @@ LayerAttend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Decoder(nn.Module):
     """A causal decoder over embeddings; the caller embeds, so that images can stand among words.
 
-    ``mlp`` makes the feed-forward block of a layer from its index, e.g. a mixture of experts in every other one;
-    without it all are dense as the config says.
+    ``mlp`` makes the feed-forward block of a layer from its index; without it they are what the config says.
     """
 
     def __init__(
@@ -44,9 +43,8 @@ class Decoder(nn.Module):
             if config.positions == "learned"
             else None
         )
-        self.layers = nn.ModuleList(
-            [Layer(config, mlp(index) if mlp else build_feed_forward(config)) for index in range(config.num_layers)]
-        )
+        make = mlp or functools.partial(build_feed_forward, config)
+        self.layers = nn.ModuleList([Layer(config, make(index)) for index in range(config.num_layers)])
         self.norm = build_norm(config)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
         if not self.embed_tokens.weight.is_meta:  # a model without memory only tells its weights' names and shapes
