@@ -24,6 +24,7 @@ from rebus import registry, tracing
 from rebus.data.stream import StreamState
 from rebus.errors import FailedPreconditionError, invalid
 from rebus.models.io import WEIGHTS_FILE, load_weights
+from rebus.models.moe import update_biases
 from rebus.training import checkpoints
 from rebus.training.checkpoints import TrainingState
 from rebus.training.feedback import Feedback
@@ -172,6 +173,7 @@ class _Run:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        update_biases(self._model, output.routings)
         meter.add(loss, norm, rate, output.metrics, batch)
         for name, taken in batch.consumed.items():
             total = self._state.consumed.setdefault(name, Consumed())

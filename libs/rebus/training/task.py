@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rebus.data.sample import Sample
 from rebus.data.stream import Drawn, StreamState
+from rebus.models.moe import Routing
 from rebus.training.recipe import Stage, TrainingRecipe
 
 
@@ -95,6 +96,8 @@ class StepOutput:
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
     # What the stage's mixer learns from the step, by source; empty where it does not learn.
     rewards: Mapping[str, float] = field(default_factory=dict)
+    # What mixture-of-experts layers decided, by name and detached; moves the biases of routers that balance by them.
+    routings: Mapping[str, Routing] = field(default_factory=dict)
 
 
 # The rewards of a step of the running stage; waits until the step has been trained on.

@@ -17,7 +17,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 
 from rebus.errors import DataLossError, InvalidArgumentError
-from rebus.models.moe import MoeConfig, MoeLayer, moe_layers, take_routing, update_biases
+from rebus.models.moe import MoeConfig, MoeLayer, moe_layers, peek_routing, take_routing, update_biases
 from rebus.models.moe.capacity import capacity, limit
 from rebus.models.moe.hf import Family, block_from_hf, block_to_hf, config_from_hf
 from rebus.models.moe.huge_pages import empty
@@ -285,10 +285,13 @@ def test_routing_is_taken_once_by_the_layers_name() -> None:
     model = nn.Sequential(layer(), nn.Identity(), layer(router={"name": "sigmoid"}))
     assert [name for name, _ in moe_layers(model)] == ["0", "2"]
     model(torch.randn(5, 16))
+    peeked = peek_routing(model)
+    assert not peeked["0"].logits_TE.requires_grad
     routings = take_routing(model)
+    assert torch.equal(peeked["2"].weights_A, routings["2"].weights_A)
     assert list(routings) == ["0", "2"]
     assert routings["0"].num_tokens == 5
-    assert take_routing(model) == {}
+    assert take_routing(model) == {} == peek_routing(model)
 
     update_biases(model, routings)
     bias = model[2].gate.e_score_correction_bias

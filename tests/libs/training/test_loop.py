@@ -18,11 +18,12 @@ from rebus.errors import CancelledError, FailedPreconditionError, InvalidArgumen
 from rebus.models import load_model
 from rebus.models.encoders.efficientnet import EfficientNetLite0, EfficientNetLite0Config
 from rebus.models.mllm import Mllm
+from rebus.models.moe import moe_layers
 from rebus.training import checkpoints
 from rebus.training.feedback import Feedback
 from rebus.training.loop import Trained, deterministic
 from rebus.training.prefetch import Prefetcher
-from rebus.training.recipe import recipe_from_mapping
+from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
 from rebus.training.task import Batch
 from tests.libs.training import scenes_run
 from tests.libs.training.scenes_run import Recorder, Stop, execute, recipe
@@ -277,3 +278,56 @@ def test_a_checkpoint_whose_stream_is_elsewhere_is_refused(learning: tuple[Train
     checkpoints.write_state(state, folder)
     with pytest.raises(FailedPreconditionError, match="the checkpoint is of step 6, its stream of step 0"):
         execute(recipe(**LEARNING), Recorder(tmp_path), resume_from=folder)
+
+
+# A decoder of experts, balanced by losses and by biases at once, so that a resumed run must keep both.
+_DECODER: dict[str, Any] = {
+    **scenes_run.RECIPE["task"]["decoder"],
+    "num_layers": 2,
+    "moe": {"num_experts": 4, "hidden_width": 24, "router": {"name": "sigmoid", "bias_update_rate": 0.01}},
+    "moe_every": 2,
+}
+_STAGE = {
+    **scenes_run.RECIPE["stages"][1],
+    "objectives": [{"name": "language-modeling"}, {"name": "expert-balance"}],
+}
+_BIAS = "decoder.layers.1.mlp.gate.e_score_correction_bias"
+
+
+def experts(**stage: Any) -> TrainingRecipe:
+    return recipe(task={"decoder": _DECODER}, stages=[{**_STAGE, **stage}])
+
+
+@pytest.mark.paper("mm1")
+def test_a_recipe_trains_a_decoder_of_experts_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "whole")
+    trained = execute(experts(), recorder)
+    assert recorder.losses[-1] < recorder.losses[0]
+    last = recorder.reports[-1]
+    assert last["loss"] == pytest.approx(last["loss/language-modeling"] + last["loss/expert-balance"], rel=1e-5)
+    early = load_model(recorder.checkpoints[4] / "model").state_dict()
+    for name in ("experts.gate_up_proj", "experts.down_proj", "gate.weight"):
+        found = trained.model.state_dict()[f"decoder.layers.1.mlp.{name}"]
+        assert not torch.equal(found, early[f"decoder.layers.1.mlp.{name}"])
+
+    resumed = Recorder(tmp_path / "resumed")
+    again = execute(experts(), resumed, resume_from=recorder.checkpoints[4])
+    assert resumed.losses == recorder.losses[4:]
+    assert same(again.model.state_dict(), trained.model.state_dict())
+
+
+@pytest.mark.parametrize("objectives", [[{"name": "language-modeling"}], _STAGE["objectives"]])
+def test_biases_of_sigmoid_routers_follow_the_load(objectives: list[dict[str, Any]], tmp_path: Path) -> None:
+    """After each optimizer step, with or without a loss that takes the routing first."""
+    model = execute(experts(steps=1, objectives=objectives), Recorder(tmp_path / "one")).model
+    first = model.state_dict()[_BIAS]
+    assert set((first / 0.01).round().tolist()) <= {-1.0, 0.0, 1.0}
+    assert first.any()
+    assert all(layer.routing is None for _, layer in moe_layers(model))
+    later = execute(experts(steps=5, objectives=objectives), Recorder(tmp_path / "five")).model.state_dict()[_BIAS]
+    assert 0.01 < later.abs().max() <= 0.05 + 1e-6
+
+
+def test_biases_of_a_frozen_decoder_stay(tmp_path: Path) -> None:
+    model = execute(experts(steps=2, trainable=["connector"]), Recorder(tmp_path)).model
+    assert not model.state_dict()[_BIAS].any()

@@ -28,11 +28,18 @@ def take_routing(model: nn.Module) -> dict[str, Routing]:
     return taken
 
 
+def peek_routing(model: nn.Module) -> dict[str, Routing]:
+    """What ``take_routing`` would give, outside the graph, and left for it to take."""
+    return {name: layer.routing.detach() for name, layer in moe_layers(model) if layer.routing is not None}
+
+
 def update_biases(model: nn.Module, routings: Mapping[str, Routing]) -> None:
     """Balances routers without a loss: moves each sigmoid router's bias by its layer's load; once an optimizer step.
+
+    Those of frozen layers, which are in evaluation mode, stay.
 
     With several workers, sum their counts first and call each router's ``update_bias``.
     """
     for name, layer in moe_layers(model):
-        if name in routings and isinstance(layer.gate, SigmoidRouter):
+        if name in routings and layer.training and isinstance(layer.gate, SigmoidRouter):
             layer.gate.update_bias(routings[name].counts())

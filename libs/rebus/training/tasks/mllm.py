@@ -23,6 +23,7 @@ from rebus.errors import invalid
 from rebus.models.encoders.base import Pretrained
 from rebus.models.io import save_model
 from rebus.models.mllm import Mllm, MllmConfig
+from rebus.models.moe import peek_routing, take_routing
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
 from rebus.objectives.language_modeling import document_losses
@@ -160,12 +161,15 @@ class MllmTask:
         layer_inputs: list[Tensor] = []
         hidden = model.forward_packed(data.rows, features, layer_inputs) if decoded else None
         outputs = MllmOutputs(batch=data, image_features=features, hidden_states=hidden, layer_inputs=layer_inputs)
+        routings = peek_routing(model)
         losses = {name: objective(model, outputs) for name, _, objective in objectives}
+        take_routing(model)  # what no objective read must not keep the step's graph, nor be taken for the next one's
         total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros(()))
         return StepOutput(
             loss=total,
             metrics={f"loss/{name}": value.detach() for name, value in losses.items()},
             rewards=self._rewards(model, hidden, batch, stage),
+            routings=routings,
         )
 
     def save(self, model: nn.Module, folder: Path) -> None:
