@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -17,6 +18,7 @@ from rebus.models.card import of_decoder
 from rebus.models.causal_lm import CausalLm, CausalLmConfig, SpecialTokens
 from rebus.models.decoders.config import DecoderConfig
 from rebus.models.decoders.transformer import Decoder
+from rebus.models.hf.expert_families import MIXTRAL, OLMOE
 from rebus.models.hf.family import Family
 from rebus.models.hf.files import Stored, is_float, read_json, save_shards, stored_tensors
 from rebus.models.hf.learned_families import GPT2, OPT
@@ -24,8 +26,11 @@ from rebus.models.hf.rotary_families import LLAMA, MISTRAL, QWEN2, QWEN3
 from rebus.models.hf.tokenizers import complete_tokenizer, copy_tokenizer, tokenizer_specials
 from rebus.models.hf.weights import Slot, fill, slots, whole_names
 from rebus.models.io import CONFIG_FILE, load_model, save_model
+from rebus.models.moe.hf import spelled_out
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, OPT)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, OPT, MIXTRAL, OLMOE)
+}
 MAX_BYTES = 64 << 30
 MAX_SHARD_BYTES = 5 << 30
 _SHOWN = 5
@@ -90,13 +95,21 @@ def build_model(
 ) -> CausalLm:
     """The model that ``config.json`` describes, of tensors by name: their shapes, whether they are floats, ``read``."""
     config, vocab_size = read_config(values, family)
-    if config.num_layers > len(tensors):  # before as many layers are made as a hostile file may claim
-        raise DataLossError(f"{CONFIG_FILE} claims {config.num_layers} layers, the weights are {len(tensors)} tensors")
+    _check_counts(config, len(tensors))
     model = empty_model(family, config, vocab_size, _read_specials(values))
     found = model_slots(family, model)
     check_tensors(found, tensors)
-    model.decoder.load_state_dict(fill(found, read), assign=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.decoder.state_dict().items()}
+    model.decoder.load_state_dict(fill(found, shapes, read), assign=True)
     return model.eval()
+
+
+def _check_counts(config: DecoderConfig, num_tensors: int) -> None:
+    """Before as many layers and experts are made as a hostile file may claim."""
+    experts = 1 if config.moe is None else config.moe.num_experts
+    if config.num_layers * experts > num_tensors:
+        claimed = f"{config.num_layers} layers" + (f" of {experts} experts" if config.moe else "")
+        raise DataLossError(f"{CONFIG_FILE} claims {claimed}, the weights are {num_tensors} tensors")
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
@@ -209,6 +222,8 @@ def write_folder(
 
 def write_config(family: Family, config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
     """``config.json`` of a decoder; read back it must give the same settings, else the family cannot hold them."""
+    if config.moe is not None:
+        config = dataclasses.replace(config, moe=spelled_out(config.moe))
     file = family.to_file(config, vocab_size)
     defaults = {item.name: item.default for item in fields(file)}
     said = {name: value for name, value in configs.to_plain(file).items() if value is not None or defaults[name]}

@@ -21,6 +21,17 @@ class Rule:
     transposed: bool = False
 
 
+@dataclass(frozen=True)
+class ExpertRule:
+    """One matrix of each of their experts, and ours, which holds it stacked: one of ``parts`` along the output."""
+
+    # A whole name, with ``{expert}`` in it.
+    theirs: str
+    ours: str
+    part: int = 0
+    parts: int = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of language models as transformers keeps it."""
@@ -43,5 +54,7 @@ class Family:
     # Modules of a layer, and modules outside of layers; all without their prefixes.
     layer_rules: tuple[Rule, ...]
     rules: tuple[Rule, ...]
+    # Matrices of a layer's experts.
+    expert_rules: tuple[ExpertRule, ...] = ()
     # Ends of names that some files hold beside the weights: buffers that are computed anew.
     ignored: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from rebus.models.hf.rope import read_rope, write_rope
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryFile:
-    """What all four say; the defaults are transformers'."""
+    """What all of them say; the defaults are transformers'."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -79,7 +79,7 @@ class Qwen3File(Qwen2File):
     attention_bias: bool = False
 
 
-def _read(cls: type[DecoderConfig], file: RotaryFile) -> DecoderConfig:
+def read_rotary(cls: type[DecoderConfig], file: RotaryFile) -> DecoderConfig:
     """Settings of our decoder ``cls`` from what the file says."""
     heads = file.num_attention_heads
     own_head = getattr(file, "head_dim", None) or 0
@@ -124,7 +124,7 @@ def _check_layer_types(file: Qwen2File, window: int, first: int) -> None:
         raise invalid("config.json.layer_types", f"expected {full} times full_attention, then sliding_attention")
 
 
-def _write(cls: type[RotaryFile], config: DecoderConfig, vocab_size: int) -> RotaryFile:
+def write_rotary(cls: type[RotaryFile], config: DecoderConfig, vocab_size: int) -> RotaryFile:
     """What the file ``cls`` says of our decoder; settings that it has no word for are left out."""
     values: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -152,14 +152,15 @@ def _write(cls: type[RotaryFile], config: DecoderConfig, vocab_size: int) -> Rot
     return cls(**{name: value for name, value in values.items() if name in known})
 
 
-def _family(name: str, architecture: str, config: type[DecoderConfig], file: type[RotaryFile]) -> Family:
+def rotary_family(name: str, architecture: str, config: type[DecoderConfig], file: type[RotaryFile]) -> Family:
+    """A family whose layers are named as LLaMA's."""
     return Family(
         name=name,
         architecture=architecture,
         config=config,
         file=file,
-        to_config=functools.partial(_read, config),
-        to_file=functools.partial(_write, file),
+        to_config=functools.partial(read_rotary, config),
+        to_file=functools.partial(write_rotary, file),
         prefix="model.",
         layers="layers",
         layer_rules=tuple(Rule(stem, (stem,)) for stem in _LAYER),
@@ -182,7 +183,7 @@ _LAYER = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-LLAMA = _family("llama", "LlamaForCausalLM", LlamaConfig, LlamaFile)
-MISTRAL = _family("mistral", "MistralForCausalLM", MistralConfig, MistralFile)
-QWEN2 = _family("qwen2", "Qwen2ForCausalLM", Qwen2Config, Qwen2File)
-QWEN3 = _family("qwen3", "Qwen3ForCausalLM", Qwen3Config, Qwen3File)
+LLAMA = rotary_family("llama", "LlamaForCausalLM", LlamaConfig, LlamaFile)
+MISTRAL = rotary_family("mistral", "MistralForCausalLM", MistralConfig, MistralFile)
+QWEN2 = rotary_family("qwen2", "Qwen2ForCausalLM", Qwen2Config, Qwen2File)
+QWEN3 = rotary_family("qwen3", "Qwen3ForCausalLM", Qwen3Config, Qwen3File)

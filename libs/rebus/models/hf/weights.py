@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebus.models.hf.family import Family, Rule
+from rebus.models.hf.family import ExpertRule, Family, Rule
 
 Shape = tuple[int, ...]
 
@@ -22,6 +22,8 @@ class Slot:
     # Of ours, in their order.
     shapes: tuple[Shape, ...]
     transposed: bool
+    # Where in ours it lies, if that is more than theirs: the expert and its rows.
+    at: tuple[int | slice, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -30,14 +32,14 @@ class Slot:
         return stacked[::-1] if self.transposed else stacked
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Our tensors of theirs."""
+        """Our tensors of theirs, or what of them it holds."""
         stacked = tensor.T if self.transposed else tensor
         parts = stacked.split([shape[0] for shape in self.shapes])
         return dict(zip(self.ours, parts, strict=True))
 
     def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Their tensor of ours."""
-        stacked = torch.cat([tensors[name] for name in self.ours])
+        stacked = torch.cat([tensors[name][self.at] for name in self.ours])
         return stacked.T if self.transposed else stacked
 
 
@@ -55,6 +57,8 @@ def slots(family: Family, shapes: Mapping[str, Shape], num_layers: int) -> list[
     for layer in range(num_layers):
         theirs, ours = f"{family.prefix}{family.layers}.{layer}.", f"layers.{layer}."
         found += [slot for rule in family.layer_rules for slot in named(rule, theirs, ours)]
+        stacked = [rule for rule in family.expert_rules if f"{ours}{rule.ours}" in shapes]
+        found += [slot for rule in stacked for slot in _expert_slots(rule, theirs, ours, shapes)]
     found += named(Rule("lm_head", ("lm_head",)), "", "")
     return found
 
@@ -69,6 +73,22 @@ def _slot(rule: Rule, theirs: str, ours: str, kind: str, shapes: Mapping[str, Sh
     )
 
 
+def _expert_slots(rule: ExpertRule, theirs: str, ours: str, shapes: Mapping[str, Shape]) -> list[Slot]:
+    name = f"{ours}{rule.ours}"
+    num_experts, height, width = shapes[name]
+    rows = height // rule.parts
+    return [
+        Slot(
+            theirs=f"{theirs}{rule.theirs.format(expert=expert)}",
+            ours=(name,),
+            shapes=((rows, width),),
+            transposed=False,
+            at=(expert, slice(rule.part * rows, (rule.part + 1) * rows)),
+        )
+        for expert in range(num_experts)
+    ]
+
+
 def whole_names(family: Family, names: list[str]) -> dict[str, str]:
     """Names in a file -> names of a whole model: published files of the bare model lack the prefix."""
     kept = [name for name in names if not name.endswith(family.ignored)] if family.ignored else names
@@ -77,11 +97,13 @@ def whole_names(family: Family, names: list[str]) -> dict[str, str]:
     return {name: name if name.startswith("lm_head.") else family.prefix + name for name in kept}
 
 
-def fill(found: list[Slot], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def fill(found: list[Slot], shapes: Mapping[str, Shape], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """Our tensors, float32 and each with memory of its own, from theirs as ``read`` gives them by name."""
     tensors: dict[str, Tensor] = {}
     for slot in found:
         for name, part in slot.split(read(slot.theirs)).items():
+            if name not in tensors:
+                tensors[name] = torch.empty(shapes[name], dtype=torch.float32)
             # A copy, since a tensor of a file may be a view of the file itself, which can change or go.
-            tensors[name] = torch.empty(part.shape, dtype=torch.float32).copy_(part)
+            tensors[name][slot.at].copy_(part)
     return tensors

@@ -7,12 +7,15 @@ published checkpoints hold every expert's matrices apart. Names are those within
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from rebus import config as configs
+from rebus import registry
 from rebus.errors import DataLossError, invalid
 from rebus.models.moe.layer import MoeConfig
 
@@ -40,6 +43,29 @@ def config_from_hf(config: Any) -> MoeConfig:
         num_experts=config.num_local_experts,
         hidden_width=config.intermediate_size,
     )
+
+
+def config_to_hf(config: MoeConfig) -> dict[str, Any]:
+    """What Mixtral's and OLMoE's ``config.json`` say of a layer, under the names of both.
+
+    Raises ``InvalidArgumentError`` for another router than theirs.
+    """
+    router = spelled_out(config).router
+    if router["name"] != "top-k":
+        raise invalid("moe.router.name", f"is {router['name']!r}; Mixtral and OLMoE route by 'top-k'")
+    return {
+        "num_experts_per_tok": router["top_k"],
+        "norm_topk_prob": router["renormalize"],
+        "num_local_experts": config.num_experts,
+        "num_experts": config.num_experts,
+        "intermediate_size": config.hidden_width,
+    }
+
+
+def spelled_out(config: MoeConfig) -> MoeConfig:
+    """The config with all settings of its router, so that two that mean the same are equal."""
+    component, settings = registry.settings("router", config.router, field="moe.router")
+    return dataclasses.replace(config, router={"name": component.name, **configs.to_plain(settings)})
 
 
 def block_from_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

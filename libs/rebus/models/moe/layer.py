@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ class MoeConfig:
     priority: Priority = "order"
     # Experts that see every token, computed as one block of as many times ``hidden_width`` (DeepSeekMoE).
     num_shared_experts: int = 0
-    # How the experts' products are computed; a matter of speed alone.
-    kernel: Kernel = "auto"
+    # How the experts' products are computed; a matter of speed alone, and so no difference between two configs.
+    kernel: Kernel = field(default="auto", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("num_experts", "hidden_width"):

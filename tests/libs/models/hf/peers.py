@@ -96,9 +96,26 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 96,
         },
     ),
+    "mixtral": ("mixtral", {**_SIZES, "num_local_experts": 4}),
+    "mixtral-variants": (
+        "mixtral",
+        {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 1, "head_dim": 12, "sliding_window": 6},
+    ),
+    "olmoe": ("olmoe", {**_SIZES, "num_experts": 6, "num_experts_per_tok": 3}),
+    "olmoe-variants": (
+        "olmoe",
+        {
+            **_SIZES,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
 }
 # One a family.
-PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
+PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "mixtral", "olmoe")
 
 
 def peer(name: str, **changes: Any) -> Any:
@@ -123,6 +140,9 @@ def redraw(model: nn.Module) -> None:
 def gradients_like_theirs(ours: CausalLm, model_type: str) -> dict[str, Tensor]:
     """Our gradients under their names and in their layouts."""
     grads = {name: p.grad for name, p in ours.decoder.named_parameters() if p.grad is not None}
+    if ours.decoder.config.moe is not None:
+        # In memory transformers stacks experts as we do, and takes them apart for files alone.
+        return {name if name.startswith("lm_head.") else f"model.{name}": grad for name, grad in grads.items()}
     return {slot.theirs: slot.join(grads) for slot in model_slots(FAMILIES[model_type], ours)}
 
 
