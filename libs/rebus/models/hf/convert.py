@@ -222,16 +222,25 @@ def write_folder(
 
 def write_config(family: Family, config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
     """``config.json`` of a decoder; read back it must give the same settings, else the family cannot hold them."""
-    if config.moe is not None:
-        config = dataclasses.replace(config, moe=spelled_out(config.moe))
+    config = _canonical(config)
     file = family.to_file(config, vocab_size)
     defaults = {item.name: item.default for item in fields(file)}
     said = {name: value for name, value in configs.to_plain(file).items() if value is not None or defaults[name]}
     back, _ = read_config(said, family)
+    back = _canonical(back)
     if lost := [item.name for item in fields(config) if getattr(config, item.name) != getattr(back, item.name)]:
         found = ", ".join(f"{name}={getattr(config, name)!r}" for name in lost)
         raise invalid("decoder", f"{family.name} in transformers has no word for {found}")
     return {"architectures": [family.architecture], "model_type": family.name, **said}
+
+
+def _canonical(config: DecoderConfig) -> DecoderConfig:
+    """The same decoder, so that two configs that mean the same are equal: the settings of its router spelled out."""
+    if config.moe is None:
+        return config
+    dense = len(config.moe_layers) < config.num_layers  # else nothing has the width of dense blocks
+    hidden_width = config.hidden_width if dense else type(config).hidden_width
+    return dataclasses.replace(config, moe=spelled_out(config.moe), hidden_width=hidden_width)
 
 
 def _family_for(config: DecoderConfig) -> Family:

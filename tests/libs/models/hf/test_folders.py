@@ -34,7 +34,7 @@ from tests.libs.models.hf.peers import VOCAB, peer
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
-    for name in ("llama", "llama-variants", "gpt2", "opt", "qwen2"):
+    for name in ("llama", "llama-variants", "gpt2", "opt", "qwen2", "mixtral", "olmoe"):
         folders[name] = tmp_path_factory.mktemp(name)
         peer(name).save_pretrained(folders[name])
     return folders
@@ -86,6 +86,11 @@ def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
         ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm"),
         ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim: 16 is not hidden_size=32"),
         ("opt", {"enable_bias": False}, "enable_bias"),
+        ("olmoe", {"clip_qkv": 8.0}, "config.json.clip_qkv: 8.0 is not supported"),
+        ("olmoe", {"num_experts_per_tok": 7}, "config.json.num_experts_per_tok: 7 is not within 1 and .* 6"),
+        ("mixtral", {"num_experts_per_tok": 0}, "config.json.num_experts_per_tok: 0 is not within"),
+        ("mixtral", {"num_local_experts": 0}, "config.json.num_experts_per_tok: 2 is not within"),
+        ("mixtral", {"hidden_act": "gelu"}, "hidden_act: is 'gelu'"),
     ],
 )
 def test_settings_without_a_counterpart_are_named(
@@ -131,6 +136,36 @@ def test_tensors_that_do_not_fit_are_named(
         read_folder(path)
 
 
+def lose_expert(tensors: dict[str, Tensor]) -> None:
+    del tensors["model.layers.1.block_sparse_moe.experts.2.w3.weight"]
+
+
+def add_expert(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.0.block_sparse_moe.experts.4.w1.weight"] = torch.zeros(40, 32)
+
+
+def turn_expert(tensors: dict[str, Tensor]) -> None:
+    name = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
+    tensors[name] = tensors[name].T.contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lose_expert, "lacks model.layers.1.block_sparse_moe.experts.2.w3.weight"),
+        (add_expert, "unknown model.layers.0.block_sparse_moe.experts.4.w1.weight"),
+        (turn_expert, r"experts.1.w2.weight is \[40, 32\], expected \[32, 40\]"),
+    ],
+)
+def test_experts_that_do_not_fit_are_named(
+    folder: Callable[[str], Path], change: Callable[[dict[str, Tensor]], None], named: str
+) -> None:
+    path = folder("mixtral")
+    change_weights(path, change)
+    with pytest.raises(DataLossError, match=named):
+        read_folder(path)
+
+
 def test_a_claim_of_endless_layers_or_widths_costs_nothing(folder: Callable[[str], Path]) -> None:
     path = folder("llama")
     set_config(path, num_hidden_layers=10**8)
@@ -138,6 +173,10 @@ def test_a_claim_of_endless_layers_or_widths_costs_nothing(folder: Callable[[str
         read_folder(path)
     set_config(path, num_hidden_layers=2, vocab_size=10**8)
     with pytest.raises(DataLossError, match=r"embed_tokens.weight is \[61, 32\], expected \[100000000, 32\]"):
+        read_folder(path)
+    path = folder("olmoe")
+    set_config(path, num_experts=10**8)
+    with pytest.raises(DataLossError, match="claims 2 layers of 100000000 experts"):
         read_folder(path)
 
 
@@ -265,6 +304,13 @@ def test_a_repeated_output_layer_must_be_the_table(folder: Callable[[str], Path]
         ({"name": "qwen2", "qk_norm": True}, "qk_norm=True"),
         ({"name": "gpt2", "num_kv_heads": 2}, "num_kv_heads=2"),
         ({"name": "opt", "norm_eps": 1e-3}, "norm_eps=0.001"),
+        ({"name": "llama", "moe": {}}, "no word for moe=MoeConfig"),
+        ({"name": "mixtral", "moe": None}, "decoder.moe: is not set"),
+        ({"name": "mixtral", "moe_every": 3}, "moe_every=3"),
+        ({"name": "mixtral", "moe": {"num_shared_experts": 1}}, "num_shared_experts=1"),
+        ({"name": "mixtral", "moe": {"router": {"name": "sigmoid"}}}, "moe.router.name: is 'sigmoid'"),
+        ({"name": "mixtral", "moe": {"router": {"name": "top-k", "renormalize": False}}}, "renormalize': False"),
+        ({"name": "olmoe", "qk_norm_over": "head"}, "qk_norm_over='head'"),
     ],
 )
 def test_what_a_family_cannot_say_is_not_exported(decoder: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -325,3 +371,31 @@ def test_a_tokenizer_of_ours_opens_in_transformers(folder: Callable[[str], Path]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "back")
     assert tokenizer("b a")["input_ids"] == [2, 1]
     assert tokenizer.eos_token == "<eos>"
+
+
+@pytest.mark.parametrize("name", ["mixtral", "olmoe"])
+def test_experts_are_published_one_by_one_as_transformers_publishes_them(
+    saved: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    expected = load_file(saved[name] / WEIGHTS_FILE)
+    write_folder(read_folder(saved[name]).decoder, tmp_path / "new")
+    found = load_file(tmp_path / "new" / WEIGHTS_FILE)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
+
+
+def test_settings_that_bear_on_no_number_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    """The kernel, the width of dense blocks where there are none, and a router's defaults left unsaid."""
+    moe = {"kernel": "segments", "num_experts": 2, "router": {"name": "top-k"}}
+    spec = {"name": "mixtral", "num_layers": 1, "hidden_width": 99, "moe": moe}
+    ours = registry.build("decoder", spec, vocab_size=VOCAB)
+    write_folder(ours, tmp_path / "new")
+    again = read_folder(tmp_path / "new").decoder
+    assert all(torch.equal(tensor, ours.state_dict()[key]) for key, tensor in again.state_dict().items())
+
+
+def test_mixtral_without_a_theta_has_its_own(folder: Callable[[str], Path]) -> None:
+    path = folder("mixtral")
+    set_config(path, rope_parameters=None)
+    theirs = AutoConfig.from_pretrained(path).rope_parameters["rope_theta"]
+    assert read_folder(path).decoder.config.rope_theta == theirs == 1_000_000.0

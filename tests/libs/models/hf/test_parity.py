@@ -13,6 +13,11 @@ from rebus.models.causal_lm import CausalLm, CausalLmConfig
 from rebus.models.hf import read_folder, write_folder
 from tests.libs.models.hf.peers import PEERS, PLAIN, VOCAB, assert_same_model, peer, redraw
 
+# What the families whose layers are all experts are made of; the others have one width.
+_EXPERTS = {
+    "mixtral": {"num_experts": 3, "hidden_width": 24, "router": {"name": "top-k", "top_k": 2, "renormalize": True}},
+    "olmoe": {"num_experts": 5, "hidden_width": 16, "router": {"name": "top-k", "top_k": 3, "renormalize": False}},
+}
 _TINY = {"width": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "hidden_width": 24}
 
 
@@ -44,7 +49,8 @@ def test_logits_and_gradients_match_after_import_and_after_export(name: str, tmp
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_decoder_of_ours_becomes_one_of_theirs(name: str, tmp_path: Path) -> None:
-    decoder = {"name": name, "width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "hidden_width": 40}
+    inner = {"moe": _EXPERTS[name]} if name in _EXPERTS else {"hidden_width": 40}
+    decoder = {"name": name, "width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4, **inner}
     ours = CausalLm(CausalLmConfig(decoder=decoder, vocab_size=VOCAB)).eval()
     redraw(ours)
     write_folder(ours.decoder, tmp_path / "ours")
