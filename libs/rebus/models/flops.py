@@ -44,9 +44,11 @@ class DecoderSizes(Protocol):
 class Decoder(Protocol):
     """Decoders as ``rebus.models.decoders`` has them."""
 
-    config: DecoderSizes
     layers: nn.ModuleList
     embed_tokens: nn.Embedding
+
+    @property
+    def config(self) -> DecoderSizes: ...
 
 
 class Encoder(Protocol):
