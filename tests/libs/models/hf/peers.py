@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rebus.models.causal_lm import CausalLm
-from rebus.models.hf.convert import FAMILIES, model_slots
+from rebus.models.hf.convert import FAMILIES, decoder_slots
 
 VOCAB = 61
 _SIZES: dict[str, Any] = {
@@ -123,7 +123,7 @@ def redraw(model: nn.Module) -> None:
 def gradients_like_theirs(ours: CausalLm, model_type: str) -> dict[str, Tensor]:
     """Our gradients under their names and in their layouts."""
     grads = {name: p.grad for name, p in ours.decoder.named_parameters() if p.grad is not None}
-    return {slot.theirs: slot.join(grads) for slot in model_slots(FAMILIES[model_type], ours)}
+    return {slot.theirs: slot.join(grads) for slot in decoder_slots(FAMILIES[model_type], ours.decoder)}
 
 
 def assert_same_model(ours: CausalLm, theirs: Any, model_type: str, *, length: int = 21) -> None:

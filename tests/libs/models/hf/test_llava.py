@@ -1,0 +1,126 @@
+"""LLaVA against transformers, both directions: logits, gradients, round trips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from rebus.data.preprocess import ImageProcessorConfig
+from rebus.models import load_model
+from rebus.models.hf import export_folder, import_folder, read_llava, write_llava
+from rebus.models.mllm import Mllm, MllmConfig
+from tests.libs.models.hf.llava_peers import (
+    IMAGE,
+    IMAGE_TOKENS,
+    SIDE,
+    assert_same_model,
+    assert_same_weights,
+    llava,
+    logits,
+    pixels,
+    prompt,
+    save,
+)
+from tests.libs.models.hf.peers import PLAIN, VOCAB, redraw
+
+TOWERS = ("clip", "siglip")
+# Each family of text models with one of the towers.
+PAIRS = [(TOWERS[at % 2], text) for at, text in enumerate(PLAIN)]
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("text", PLAIN)
+def test_logits_and_gradients_match_after_import_and_after_export(tower: str, text: str, tmp_path: Path) -> None:
+    theirs = llava(tower, text)
+    ours = read_llava(save(theirs, tmp_path / "theirs"))
+    assert_same_model(ours, theirs)
+
+    write_llava(ours, tmp_path / "ours", max_shard_bytes=40_000)
+    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
+    assert type(back) is type(theirs)
+    assert_same_weights(back.state_dict(), theirs.state_dict())
+    assert_same_model(ours, back)
+
+
+@pytest.mark.parametrize(
+    ("tower", "changes", "vision"),
+    [
+        ("clip", {"vision_feature_layer": -1}, {}),
+        ("clip", {"vision_feature_layer": [1]}, {"image_size": 35}),
+        ("siglip", {"vision_feature_layer": -1}, {"vision_use_head": False}),
+        ("siglip", {"vision_feature_layer": 3}, {"hidden_act": "gelu", "layer_norm_eps": 1e-3}),
+        ("siglip", {"vision_feature_layer": [1]}, {}),
+    ],
+)
+def test_any_one_layer_may_be_read(tower: str, changes: dict[str, Any], vision: dict[str, Any], tmp_path: Path) -> None:
+    theirs = llava(tower, "llama", vision=vision, **changes)
+    side = vision.get("image_size", SIDE)
+    size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    ours = read_llava(save(theirs, tmp_path / "theirs", {"image_processor_type": "CLIPImageProcessor", **size}))
+    if side == SIDE:
+        assert_same_model(ours, theirs)
+    write_llava(ours, tmp_path / "ours")
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
+    ids, images = prompt(1, 9)[None], torch.randn(1, 3, side, side)
+    torch.testing.assert_close(logits(ours, ids, images), theirs(input_ids=ids, pixel_values=images).logits)
+    torch.testing.assert_close(logits(ours, ids, images), back(input_ids=ids, pixel_values=images).logits)
+
+
+def own(tower: str, text: str, **connector: object) -> Mllm:
+    """A model of ours that was never transformers'."""
+    sizes = {"width": 24, "num_layers": 3, "num_heads": 3, "hidden_width": 40}
+    decoder = {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "hidden_width": 40}
+    config = MllmConfig(
+        encoder={"name": tower, "image_size": SIDE, "patch_size": 8, "feature_layer": -2, **sizes},
+        connector={"name": "mlp", **connector},
+        decoder={"name": text, "max_positions": 96, **decoder},
+        vocab_size=VOCAB,
+        image_token_id=IMAGE,
+        preprocess=ImageProcessorConfig(image_size=SIDE),
+    )
+    model = Mllm(config).eval()
+    redraw(model)
+    return model
+
+
+@pytest.mark.parametrize(("tower", "text"), PAIRS)
+def test_a_model_of_ours_becomes_one_of_theirs(tower: str, text: str, tmp_path: Path) -> None:
+    ours = own(tower, text)
+    write_llava(ours, tmp_path / "ours")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
+    if theirs.config.tie_word_embeddings == ours.decoder.config.tie_embeddings:
+        assert_same_model(ours, theirs)
+    else:  # transformers cannot tie the tables of GPT-2 and OPT
+        assert text in ("gpt2", "opt")
+        ids, images = prompt(2, 9)[None], pixels(2)
+        torch.testing.assert_close(logits(ours, ids, images), theirs(input_ids=ids, pixel_values=images).logits)
+        assert torch.equal(theirs.lm_head.weight, theirs.get_input_embeddings().weight)
+
+
+def test_a_tied_table_stays_one(tmp_path: Path) -> None:
+    theirs = llava("clip", "llama-variants")
+    ours = read_llava(save(theirs, tmp_path / "theirs"))
+    assert ours.decoder.lm_head is None
+    assert_same_model(ours, theirs)
+    write_llava(ours, tmp_path / "ours")
+    assert_same_model(ours, AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval())
+
+
+@pytest.mark.parametrize(("tower", "text"), PAIRS)
+def test_import_export_import_changes_nothing(tower: str, text: str, tmp_path: Path) -> None:
+    made = import_folder(save(llava(tower, text), tmp_path / "theirs"), tmp_path / "first")
+    loaded = load_model(tmp_path / "first")
+    assert_same_weights(loaded.state_dict(), made.state_dict())
+    assert export_folder(tmp_path / "first", tmp_path / "back") == "LlavaForConditionalGeneration"
+    again = import_folder(tmp_path / "back", tmp_path / "second")
+    assert again.config == made.config
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert made.config.decoder["name"] == text
+    assert isinstance(made, Mllm)
+    assert made.image_tokens == IMAGE_TOKENS
