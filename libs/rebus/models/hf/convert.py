@@ -27,7 +27,6 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in (LLAMA, MIST
 MAX_BYTES = 64 << 30
 MAX_SHARD_BYTES = 5 << 30
 _SHOWN = 5
-# What hubs show of a folder.
 # Of anything that ``config.json`` counts: the shapes of any two can be multiplied without overflow.
 _MAX_SIZE = 1 << 28
 

@@ -18,6 +18,7 @@ from rebus.models.hf.tokenizers import complete_tokenizer, copy_tokenizer, token
 from rebus.models.io import CONFIG_FILE, load_model, save_model
 from rebus.models.mllm import Mllm
 
+# What hubs show of a folder.
 README_FILE = "README.md"
 
 
