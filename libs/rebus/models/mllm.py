@@ -13,6 +13,7 @@ from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
+from rebus.models.causal_lm import SpecialTokens
 from rebus.models.connectors.base import GivesLayers, ReadsLayers
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
@@ -36,6 +37,8 @@ class MllmConfig:
     preprocess_digest: str = ""
     # Bounds of the rows the model was trained on.
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    # Of a model from elsewhere; one trained here has those of its tokenizer.
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
 
     def __post_init__(self) -> None:
         if not 0 <= self.image_token_id < self.vocab_size:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from rebus.models import load_model, save_model
 from rebus.models.mllm import Mllm
 from rebus.store import Store, documents, manifests
 from rebus.v1.model_pb2 import Model, ModelVersion
+from tests.libs.models.hf.llava_peers import llava, pixels, prompt, save
 from tests.libs.models.hf.peers import peer
 from tests.tiny_model import tiny_model, tiny_tokenizer
 from tests.tools.rebus.conftest import Command
@@ -35,6 +36,22 @@ def test_a_language_model_goes_in_and_comes_out(rebus: Command, tmp_path: Path) 
     assert torch.equal(back(ids).logits, theirs(ids).logits)
 
 
+def test_a_llava_goes_in_and_comes_out(rebus: Command, tmp_path: Path) -> None:
+    theirs = llava("siglip", "qwen2")
+    save(theirs, tmp_path / "hf")
+    result = rebus("models", "import", "hf", tmp_path / "hf", tmp_path / "rebus", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["parameters"] == sum(parameter.numel() for parameter in theirs.parameters())
+
+    result = rebus("models", "export", tmp_path / "rebus", tmp_path / "back")
+    assert result.exit_code == 0, result.stderr
+    assert "LlavaForConditionalGeneration" in result.stdout
+    ids = prompt(1, 9)[None]
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back").eval()
+    found, expected = (model(input_ids=ids, pixel_values=pixels(1)).logits for model in (back, theirs))
+    assert torch.equal(found, expected)
+
+
 def test_a_versions_decoder_is_exported(rebus: Command, store: Store, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     save_model(tiny_model(tokenizer), tmp_path / "model")
@@ -44,8 +61,11 @@ def test_a_versions_decoder_is_exported(rebus: Command, store: Store, tmp_path: 
     documents.create(store, ModelVersion(name=name, architecture="mllm", digest=manifest.digest))
     documents.create(store, Model(name="models/m", latest_version=name, aliases={"best": name}))
 
+    result = rebus("models", "export", "m", tmp_path / "whole")
+    assert result.exit_code != 0
+    assert "encoder: a LLaVA has no 'vit'" in result.stderr
     for at, version in enumerate(("m", "m/1", "m/best")):
-        result = rebus("models", "export", version, tmp_path / f"hf{at}")
+        result = rebus("models", "export", version, tmp_path / f"hf{at}", "--decoder-only")
         assert result.exit_code == 0, result.stderr
         result = rebus("models", "card", version)
         assert result.exit_code == 0, result.stderr

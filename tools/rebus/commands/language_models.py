@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What a language model is imported from."""
+    """What a model is imported from."""
 
     HF = "hf"
     GGUF = "gguf"
@@ -32,7 +32,7 @@ def import_model(
     max_gib: Annotated[float, typer.Option(min=0, help="Refuse weights larger than this many GiB.")] = 64.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Makes a model folder of a language model of LLaMA, Mistral, Qwen2, Qwen3, GPT-2 or OPT."""
+    """Makes a model folder of a language model of LLaMA, Mistral, Qwen2, Qwen3, GPT-2 or OPT, or of a LLaVA of one."""
     from rebus.models.hf import import_folder, import_gguf
     from rebus.models.mllm import count_parameters
 
@@ -54,16 +54,21 @@ def export_model(
         str, typer.Argument(help="A model folder, or a version: NAME (its newest), NAME/VERSION, NAME/ALIAS.")
     ],
     folder: Annotated[Path, typer.Argument(help="A new folder to write into.")],
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Of a multimodal model, write the language model alone.")
+    ] = False,
     max_shard_gib: Annotated[float, typer.Option(min=0, help="Split weights into files of at most this size.")] = 5.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Writes a model's decoder, with its tokenizer, as a folder that transformers and vLLM open."""
+    """Writes a model, with its tokenizer, as a folder that transformers and vLLM open: a language model or a LLaVA."""
     from rebus.models.hf import export_folder
 
     with ExitStack() as stack:
         source = _absolute(Path(model)) if Path(model).is_dir() else _fetched(session, model, stack)
-        family = export_folder(source, _absolute(folder), max_shard_bytes=int(max_shard_gib * (1 << 30)))
-    _print({"model": model, "architecture": family.architecture, "folder": str(folder)}, format)
+        architecture = export_folder(
+            source, _absolute(folder), decoder_only=decoder_only, max_shard_bytes=int(max_shard_gib * (1 << 30))
+        )
+    _print({"model": model, "architecture": architecture, "folder": str(folder)}, format)
 
 
 @stored

@@ -35,8 +35,9 @@ class LayeredEncoder(nn.Module, ABC):
     norm: nn.Module
     # Tokens before those on the grid: class tokens, registers.
     num_prefix_tokens: int = 0
-    # Whose hidden states ``forward`` returns; those of the last layer go through ``norm``.
+    # Whose hidden states ``forward`` returns; those of the last layer go through ``norm`` if ``feature_norm``.
     feature_layer: int = -1
+    feature_norm: bool = True
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
@@ -85,4 +86,4 @@ class LayeredEncoder(nn.Module, ABC):
         """What ``forward`` returns, all tokens ``[N, P + T, D]``, for embedded ones."""
         layer = layer_number(self.feature_layer, self.num_layers)
         x = self.hidden_states(x, [layer], attend)[0]
-        return self.norm(x) if layer == self.num_layers else x
+        return self.norm(x) if layer == self.num_layers and self.feature_norm else x

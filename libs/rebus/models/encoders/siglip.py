@@ -24,6 +24,8 @@ class SiglipVisionConfig(VisionTransformerConfig):
     activation: Activation = "gelu_tanh"
     # Whether ``pool`` has the attention head that images are compared with texts by; else it is the tokens' mean.
     use_head: bool = False
+    # Whether features of the last layer go through the norm; LLaVA's do not.
+    feature_norm: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class SiglipVision(VisionTransformer):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__(config)
+        self.feature_norm = config.feature_norm
         self.head = AttentionPool(config.block()) if config.use_head else None
 
     def pool(self, pixels: Tensor) -> Tensor:

@@ -1,6 +1,17 @@
-"""Language models from Hugging Face folders and GGUF files, and into Hugging Face folders."""
+"""Language models and LLaVA from Hugging Face folders, language models from GGUF files, and into such folders."""
 
-from rebus.models.hf.convert import export_folder, import_folder, read_folder, write_folder
+from rebus.models.hf.convert import read_folder, write_folder
+from rebus.models.hf.folders import export_folder, import_folder
 from rebus.models.hf.gguf_file import import_gguf, read_gguf
+from rebus.models.hf.llava import read_llava, write_llava
 
-__all__ = ["export_folder", "import_folder", "import_gguf", "read_folder", "read_gguf", "write_folder"]
+__all__ = [
+    "export_folder",
+    "import_folder",
+    "import_gguf",
+    "read_folder",
+    "read_gguf",
+    "read_llava",
+    "write_folder",
+    "write_llava",
+]

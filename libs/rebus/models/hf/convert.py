@@ -1,11 +1,11 @@
-"""Folders of Hugging Face language models into ours, and back."""
+"""Hugging Face language models into ours, and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from rebus import config as configs
-from rebus.errors import AlreadyExistsError, DataLossError, FailedPreconditionError, InvalidArgumentError, invalid
-from rebus.models.card import of_decoder
+from rebus.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, invalid
 from rebus.models.causal_lm import CausalLm, CausalLmConfig, SpecialTokens
 from rebus.models.decoders.config import DecoderConfig
 from rebus.models.decoders.transformer import Decoder
@@ -23,9 +22,8 @@ from rebus.models.hf.family import Family
 from rebus.models.hf.files import Stored, is_float, read_json, save_shards, stored_tensors
 from rebus.models.hf.learned_families import GPT2, OPT
 from rebus.models.hf.rotary_families import LLAMA, MISTRAL, QWEN2, QWEN3
-from rebus.models.hf.tokenizers import complete_tokenizer, copy_tokenizer, tokenizer_specials
-from rebus.models.hf.weights import Slot, fill, slots, whole_names
-from rebus.models.io import CONFIG_FILE, load_model, save_model
+from rebus.models.hf.weights import Shape, Slot, fill, slots, whole_names
+from rebus.models.io import CONFIG_FILE
 from rebus.models.moe.hf import spelled_out
 
 FAMILIES: Mapping[str, Family] = {
@@ -34,40 +32,8 @@ FAMILIES: Mapping[str, Family] = {
 MAX_BYTES = 64 << 30
 MAX_SHARD_BYTES = 5 << 30
 _SHOWN = 5
-# What hubs show of a folder.
-README_FILE = "README.md"
 # Of anything that ``config.json`` counts: the shapes of any two can be multiplied without overflow.
 _MAX_SIZE = 1 << 28
-
-
-def import_folder(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
-    """Makes the new model folder ``target`` of a Hugging Face folder, its tokenizer files with it.
-
-    Raises what ``read_folder`` raises, and ``AlreadyExistsError`` where ``target`` holds anything.
-    """
-    require_empty(target)
-    model = read_folder(source, max_bytes=max_bytes)
-    save_model(model, target)
-    copy_tokenizer(source, target)
-    return model
-
-
-def export_folder(source: Path, target: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Family:
-    """Writes the decoder of the model folder ``source`` as the new folder ``target``, its tokenizer files with it.
-
-    The decoder's card is the folder's ``README.md``. Raises what ``load_model`` and ``write_folder`` raise.
-    """
-    model = load_model(source)
-    decoder = getattr(model, "decoder", None)
-    if not isinstance(decoder, Decoder):
-        raise FailedPreconditionError(f"a {type(model).__name__} has no decoder to export")
-    specials = model.config.special_tokens if isinstance(model, CausalLm) else tokenizer_specials(source)
-    family = write_folder(decoder, target, special_tokens=specials, max_shard_bytes=max_shard_bytes)
-    copy_tokenizer(source, target)
-    complete_tokenizer(target)
-    card = replace(of_decoder(decoder, family.name), library="transformers")
-    (target / README_FILE).write_text(card.markdown(), encoding="utf-8")
-    return family
 
 
 def read_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
@@ -82,7 +48,7 @@ def read_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
     tensors = stored_tensors(folder, max_bytes=max_bytes)
     whole = whole_names(family, list(tensors))
     by_name = {whole[name]: tensor for name, tensor in tensors.items() if name in whole}
-    _check_tied(values, family, by_name)
+    drop_repeated_head(values, family, by_name)
     shapes = {name: (tensor.shape, is_float(tensor)) for name, tensor in by_name.items()}
     return build_model(family, values, shapes, lambda name: by_name[name].read())
 
@@ -95,30 +61,35 @@ def build_model(
 ) -> CausalLm:
     """The model that ``config.json`` describes, of tensors by name: their shapes, whether they are floats, ``read``."""
     config, vocab_size = read_config(values, family)
-    _check_counts(config, len(tensors))
-    model = empty_model(family, config, vocab_size, _read_specials(values))
-    found = model_slots(family, model)
-    check_tensors(found, tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.decoder.state_dict().items()}
-    model.decoder.load_state_dict(fill(found, shapes, read), assign=True)
+    check_depth(config, tensors)
+    model = empty_model(family, config, vocab_size, read_specials(values))
+    found = decoder_slots(family, model.decoder)
+    check_tensors({slot.theirs: slot.shape for slot in found}, tensors)
+    fill_decoder(model.decoder, found, read)
     return model.eval()
 
 
-def _check_counts(config: DecoderConfig, num_tensors: int) -> None:
-    """Before as many layers and experts are made as a hostile file may claim."""
+def fill_decoder(decoder: Decoder, found: list[Slot], read: Callable[[str], Tensor]) -> None:
+    """Gives a decoder without memory the weights that ``read`` gives by their names."""
+    decoder.load_state_dict(fill(found, _shapes(decoder), read), assign=True)
+
+
+def check_depth(config: DecoderConfig, tensors: Mapping[str, Any], *, other_layers: int = 0) -> None:
+    """Raises ``DataLossError`` before as many layers and experts are made as a hostile file may claim."""
     experts = 1 if config.moe is None else config.moe.num_experts
-    if config.num_layers * experts > num_tensors:
-        claimed = f"{config.num_layers} layers" + (f" of {experts} experts" if config.moe else "")
-        raise DataLossError(f"{CONFIG_FILE} claims {claimed}, the weights are {num_tensors} tensors")
+    layers = max(config.num_layers, other_layers)
+    if layers * experts > len(tensors):
+        claimed = f"{layers} layers" + (f" of {experts} experts" if config.moe else "")
+        raise DataLossError(f"{CONFIG_FILE} claims {claimed}, the weights are {len(tensors)} tensors")
 
 
-def family_of(values: Mapping[str, Any]) -> Family:
+def family_of(values: Mapping[str, Any], *, where: str = CONFIG_FILE) -> Family:
     """The family that ``config.json`` names; ``InvalidArgumentError`` for another, or for quantised weights."""
     name = values.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise invalid(f"{CONFIG_FILE}.model_type", f"unknown {name!r}; known: {', '.join(FAMILIES)}")
+        raise invalid(f"{where}.model_type", f"unknown {name!r}; known: {', '.join(FAMILIES)}")
     if values.get("quantization_config"):
-        raise invalid(f"{CONFIG_FILE}.quantization_config", "quantised weights are not read")
+        raise invalid(f"{where}.quantization_config", "quantised weights are not read")
     return FAMILIES[name]
 
 
@@ -126,9 +97,7 @@ def read_config(values: Mapping[str, Any], family: Family) -> tuple[DecoderConfi
     """The decoder's settings and its vocabulary's size."""
     known = {item.name for item in fields(family.file)}
     file = configs.build(family.file, {key: value for key, value in values.items() if key in known}, where=CONFIG_FILE)
-    for name in known:
-        if isinstance(size := getattr(file, name), int) and not 0 <= size <= _MAX_SIZE:
-            raise invalid(f"{CONFIG_FILE}.{name}", f"{size} is not within 0 and {_MAX_SIZE}")
+    check_sizes(file, where=CONFIG_FILE)
     try:
         config = family.to_config(file)
     except ValueError as error:
@@ -138,7 +107,15 @@ def read_config(values: Mapping[str, Any], family: Family) -> tuple[DecoderConfi
     return config, file.vocab_size
 
 
-def _read_specials(values: Mapping[str, Any]) -> SpecialTokens:
+def check_sizes(file: Any, *, where: str) -> None:
+    """Raises ``InvalidArgumentError`` naming a whole number of the dataclass ``file`` that is out of bounds."""
+    for item in fields(file):
+        if isinstance(size := getattr(file, item.name), int) and not 0 <= size <= _MAX_SIZE:
+            raise invalid(f"{where}.{item.name}", f"{size} is not within 0 and {_MAX_SIZE}")
+
+
+def read_specials(values: Mapping[str, Any]) -> SpecialTokens:
+    """The ids with a role that ``config.json`` names."""
     known = {item.name for item in fields(SpecialTokens)}
     found = {key: value for key, value in values.items() if key in known}
     return configs.build(SpecialTokens, found, where=CONFIG_FILE)
@@ -151,21 +128,23 @@ def empty_model(family: Family, config: DecoderConfig, vocab_size: int, specials
         return CausalLm(CausalLmConfig(decoder=settings, vocab_size=vocab_size, special_tokens=specials))
 
 
-def changed_settings(config: DecoderConfig) -> dict[str, Any]:
+def changed_settings(config: Any) -> dict[str, Any]:
     """What of a config is not its default, as plain values."""
     own, default = configs.to_plain(config), configs.to_plain(type(config)())
     return {name: value for name, value in own.items() if value != default[name]}
 
 
-def model_slots(family: Family, model: CausalLm) -> list[Slot]:
-    """Where each of the model's tensors stands in a file of the family."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.decoder.state_dict().items()}
-    return slots(family, shapes, model.decoder.config.num_layers)
+def decoder_slots(family: Family, decoder: Decoder) -> list[Slot]:
+    """Where each of the decoder's tensors stands in a file of the family."""
+    return slots(family, _shapes(decoder), decoder.config.num_layers)
 
 
-def check_tensors(found: list[Slot], tensors: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+def _shapes(decoder: Decoder) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+
+
+def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, tuple[Shape, bool]]) -> None:
     """Raises ``DataLossError`` naming what lacks, what is unknown and what has another shape, or no floats."""
-    expected = {slot.theirs: slot.shape for slot in found}
     problems = [f"lacks {name}" for name in expected if name not in tensors]
     problems += [f"has an unknown {name}" for name in tensors if name not in expected]
     for name in expected.keys() & tensors.keys():
@@ -179,7 +158,7 @@ def check_tensors(found: list[Slot], tensors: Mapping[str, tuple[tuple[int, ...]
         raise DataLossError(f"the weights do not fit {CONFIG_FILE}: {'; '.join(sorted(problems)[:_SHOWN])}{more}")
 
 
-def _check_tied(values: Mapping[str, Any], family: Family, tensors: dict[str, Stored]) -> None:
+def drop_repeated_head(values: Mapping[str, Any], family: Family, tensors: dict[str, Stored]) -> None:
     """Drops the output layer that some files repeat, if it is indeed the embedding table."""
     head = tensors.get("lm_head.weight")
     stem = next(rule.theirs for rule in family.rules if rule.ours == ("embed_tokens",))
@@ -204,20 +183,35 @@ def write_folder(
     folder holds anything.
     """
     require_empty(folder)
+    family, values, tensors = decoder_parts(decoder, special_tokens or SpecialTokens())
+    write_parts(values, tensors, folder, max_shard_bytes=max_shard_bytes)
+    return family
+
+
+def decoder_parts(decoder: Decoder, specials: SpecialTokens) -> tuple[Family, dict[str, Any], dict[str, Tensor]]:
+    """The decoder's family, what ``config.json`` says of it, and its tensors by the family's names.
+
+    Raises ``InvalidArgumentError`` naming settings and weights that the family has no place for.
+    """
     family = _family_for(decoder.config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
     values = write_config(family, decoder.config, decoder.embed_tokens.num_embeddings)
-    found = slots(family, shapes, decoder.config.num_layers)
-    if left := shapes.keys() - {name for slot in found for name in slot.ours}:
+    found = decoder_slots(family, decoder)
+    tensors = decoder.state_dict()
+    if left := tensors.keys() - {name for slot in found for name in slot.ours}:
         raise invalid("decoder", f"{family.name} has no place for {', '.join(sorted(left)[:_SHOWN])}")
     # Written even where there are none: transformers would put ids of its own in their place.
-    values |= configs.to_plain(special_tokens or SpecialTokens())
+    values |= configs.to_plain(specials)
     values["dtype"] = str(decoder.embed_tokens.weight.dtype).removeprefix("torch.")
+    return family, values, {slot.theirs: slot.join(tensors) for slot in found}
+
+
+def write_parts(
+    values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int
+) -> None:
+    """Writes ``config.json`` and the weights into a new folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = decoder.state_dict()
-    save_shards({slot.theirs: slot.join(tensors) for slot in found}, folder, max_shard_bytes=max_shard_bytes)
+    save_shards(tensors, folder, max_shard_bytes=max_shard_bytes)
     (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return family
 
 
 def write_config(family: Family, config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
@@ -256,4 +250,4 @@ def require_empty(folder: Path) -> None:
         raise AlreadyExistsError(f"{folder} holds something; name a new folder")
 
 
-__all__ = ["FAMILIES", "export_folder", "import_folder", "read_folder", "write_folder"]
+__all__ = ["FAMILIES", "read_folder", "write_folder"]

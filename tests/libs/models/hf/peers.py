@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rebus.models.causal_lm import CausalLm
-from rebus.models.hf.convert import FAMILIES, model_slots
+from rebus.models.decoders.transformer import Decoder
+from rebus.models.hf.convert import FAMILIES, decoder_slots
 
 VOCAB = 61
 _SIZES: dict[str, Any] = {
@@ -140,10 +141,18 @@ def redraw(model: nn.Module) -> None:
 def gradients_like_theirs(ours: CausalLm, model_type: str) -> dict[str, Tensor]:
     """Our gradients under their names and in their layouts."""
     grads = {name: p.grad for name, p in ours.decoder.named_parameters() if p.grad is not None}
-    if ours.decoder.config.moe is not None:
-        # In memory transformers stacks experts as we do, and takes them apart for files alone.
-        return {name if name.startswith("lm_head.") else f"model.{name}": grad for name, grad in grads.items()}
-    return {slot.theirs: slot.join(grads) for slot in model_slots(FAMILIES[model_type], ours)}
+    return decoder_gradients(ours.decoder, grads, model_type, prefix=FAMILIES[model_type].prefix)
+
+
+def decoder_gradients(decoder: Decoder, grads: dict[str, Tensor], family: str, *, prefix: str) -> dict[str, Tensor]:
+    """Gradients of the decoder's parameters as a model of theirs names and lays them out, below ``prefix``."""
+    if decoder.config.moe is not None:
+        found = grads  # in memory transformers stacks experts as we do, and takes them apart for files alone
+    else:
+        own = FAMILIES[family].prefix
+        slots = decoder_slots(FAMILIES[family], decoder)
+        found = {slot.theirs.removeprefix(own): slot.join(grads) for slot in slots}
+    return {name if name.startswith("lm_head.") else f"{prefix}{name}": grad for name, grad in found.items()}
 
 
 def assert_same_model(ours: CausalLm, theirs: Any, model_type: str, *, length: int = 21) -> None:

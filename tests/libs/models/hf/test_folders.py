@@ -341,7 +341,7 @@ def test_import_and_export_carry_the_tokenizer_and_the_chat_template(
     loaded = load_model(tmp_path / "rebus")
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, made.state_dict()[name])
-    assert export_folder(tmp_path / "rebus", tmp_path / "back").name == "llama"
+    assert export_folder(tmp_path / "rebus", tmp_path / "back") == "LlamaForCausalLM"
     readme = (tmp_path / "back" / "README.md").read_text()
     assert readme.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
     assert f"| **all** |  | {sum(p.numel() for p in made.parameters()):,} " in readme
