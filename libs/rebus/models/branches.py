@@ -68,8 +68,10 @@ class BranchLayout:
         """The same on ``device``; itself where it is there."""
         if self.prefixes[0].gather.device == device:
             return self
-        prefixes, groups = ([group.to(device) for group in part] for part in (self.prefixes, self.groups))
-        return BranchLayout(prefixes=prefixes, groups=groups)
+        return BranchLayout(
+            prefixes=[prefixes.to(device) for prefixes in self.prefixes],
+            groups=[group.to(device) for group in self.groups],
+        )
 
 
 class Window(NamedTuple):
