@@ -162,12 +162,18 @@ class _Method:
         try:
             if self._stream_unary is None:
                 validate(request)
-            return await behaviour(request, context)
-        finally:
+            response = await behaviour(request, context)
+        except BaseException:  # which may be that the loop is gone
             if scope.end():
                 self._give_back_later(scope, principal, size)
-            else:  # once the response is on its way
-                asyncio.get_running_loop().call_soon(self._places.give_back, principal, size)
+            else:
+                self._places.give_back(principal, size)
+            raise
+        if scope.end():
+            self._give_back_later(scope, principal, size)
+        else:  # once the response is on its way
+            asyncio.get_running_loop().call_soon(self._places.give_back, principal, size)
+        return response
 
     def _give_back_later(self, scope: cancellation.Scope, principal: str, size: int) -> None:
         """Frees the call's place once threads that still work for it have noticed that it ended."""

@@ -117,9 +117,12 @@ class Call:
         self._metrics.in_flight += 1
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        code = grpc.StatusCode.OK if error is None else self._code(error)
-        # The caller need not wait for the accounts: they are kept once the response is on its way.
-        asyncio.get_running_loop().call_soon(self._ended, code, time.perf_counter() - self._started)
+        seconds = time.perf_counter() - self._started
+        if error is None:
+            # The caller need not wait for the accounts: they are kept once the response is on its way.
+            asyncio.get_running_loop().call_soon(self._ended, grpc.StatusCode.OK, seconds)
+        else:  # which may be that the loop is gone
+            self._ended(self._code(error), seconds)
 
     def _ended(self, code: grpc.StatusCode, seconds: float) -> None:
         self._metrics.in_flight -= 1

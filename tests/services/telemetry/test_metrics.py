@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -30,6 +32,7 @@ from services.harness.limits import Limits, PoolLimits
 from services.harness.runtime import Runtime
 from services.harness.server import Host, load
 from services.harness.telemetry import Telemetry, TelemetrySettings
+from services.harness.telemetry.calls import Calls
 from services.harness.telemetry.logs import JsonFormatter
 from services.harness.telemetry.metrics import DURATION_BUCKETS, Metrics
 from tests.waiting import until
@@ -232,6 +235,22 @@ def test_an_unexpected_error_is_logged_under_its_callers_trace(
     assert line["principal"] == "anonymous"
     assert line["exception"].startswith("Traceback")
     until(lambda: value(telemetry, "grpc_server_handled_total", **GET_RUN, grpc_code="INTERNAL") == 1)
+
+
+def test_a_call_whose_event_loop_is_gone_is_counted() -> None:
+    """As a coroutine that is thrown away ends."""
+    metrics = Metrics()
+    calls = Calls(metrics, ["rebus.v1.TrainingService"])
+
+    def call() -> None:
+        calls.begin("/rebus.v1.TrainingService/GetRun", ())
+        with pytest.raises(GeneratorExit), calls.current(Mock(time_remaining=lambda: 1.0)):
+            raise GeneratorExit
+
+    contextvars.copy_context().run(call)
+    labels = {"grpc_type": "unary", **GET_RUN}
+    assert metrics.registry.get_sample_value("grpc_server_in_flight", labels) == 0
+    assert metrics.registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": "CANCELLED"}) == 1
 
 
 def test_job_states_are_counted_again_after_an_unexpected_error(

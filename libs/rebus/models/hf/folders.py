@@ -41,8 +41,7 @@ def export_folder(
     """Writes the model folder ``source`` as the new folder ``target``, its tokenizer files with it.
 
     An ``Mllm`` becomes a LLaVA, or with ``decoder_only`` a language model; its card is the folder's ``README.md``.
-    Returns the class that opens it. Raises what
-    ``load_model``, ``write_folder`` and ``write_llava`` raise.
+    Returns the class that opens it. Raises what ``load_model``, ``write_folder`` and ``write_llava`` raise.
     """
     model = load_model(source)
     decoder = getattr(model, "decoder", None)
