@@ -1,1 +1,1 @@
-"""What every service shares: one server, one interceptor, one way to turn errors into statuses."""
+"""What every service shares: one server, one path that each call takes, one way to turn errors into statuses."""

@@ -1,4 +1,4 @@
-"""The gRPC server around a set of services: health, reflection, the interceptor, drain on SIGTERM."""
+"""The gRPC server around a set of services: health, reflection, what each call passes, drain on SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,8 +27,8 @@ from services.executors.choice import EXECUTOR_ENV, EXECUTORS, SETTINGS_ENV
 from services.harness.address import join
 from services.harness.admission import Admission
 from services.harness.auth import Security, audit, roles, security
-from services.harness.interceptor import ServiceInterceptor
 from services.harness.limits import LIMITS_ENV, Limits
+from services.harness.methods import AccessInterceptor, Methods
 from services.harness.runtime import Runtime, run
 from services.harness.telemetry import Telemetry, TelemetrySettings, http
 from services.harness.telemetry.logs import configure_logs
@@ -88,8 +89,10 @@ class Host:
         access = self._security.access_control(roles.required_roles(self._names()) | http.ROLES)
         admission = Admission(self._runtime.limits)
         self.telemetry.metrics.admission_queue_depth.set_function(lambda: admission.queued)
+        calls = self.telemetry.calls(self._names())
         self._server = grpc.aio.server(
-            interceptors=[ServiceInterceptor(access, admission, self.telemetry.calls(self._names()))],
+            # Where everybody may do all, no call pays for one.
+            interceptors=[AccessInterceptor(access, calls)] if access.enabled else [],
             options=[
                 ("grpc.max_receive_message_length", self._runtime.limits.max_message_bytes),
                 ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
@@ -98,9 +101,11 @@ class Host:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
             ],
         )
+        methods: Any = Methods(access, admission, calls)
         for service in self._services:
-            service.add(self._server, self._runtime)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            service.add(methods, self._runtime)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        self._server.add_generic_rpc_handlers((methods,))
         if self._security.reflection:
             reflection.enable_server_reflection(
                 [*self._names(), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],

@@ -5,7 +5,7 @@ run.
 process of its own. The harness runs all that it runs in production: admission, deadline, validation, scopes. The peer
 is a bare ``grpc.aio`` server; an upload it writes to a file as it comes, while the harness hashes, stages and publishes
 it. A peer that drops the chunks is shown too: what the wire alone allows, whatever the disk does.
-Rounds of the two take turns, so that a busy moment meets both; medians are compared.
+Many short rounds take turns, so that a busy moment meets both; the ratio is the median over pairs of rounds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rebus.v1 import media_pb2, media_pb2_grpc
 
 GET = media_pb2.GetMediaRequest(name=f"media/{'0' * 64}")
 IN_FLIGHT = 32
+WARM_ROUNDS = 4
 
 
 class Peer(media_pb2_grpc.MediaServiceServicer):
@@ -98,19 +99,30 @@ def _server(kind: str, folder: str) -> Any:
         process.join()
 
 
-async def _calls(address: str, count: int, in_flight: int) -> float:
-    """Seconds a call, ``count`` calls with ``in_flight`` at once."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        get: Any = media_pb2_grpc.MediaServiceStub(channel).GetMedia
+async def _latencies(addresses: list[str], calls: int, rounds: int, in_flight: int) -> list[list[float]]:
+    """Seconds a call, for each server a list over rounds of ``calls`` calls with ``in_flight`` at once."""
+    channels = [grpc.aio.insecure_channel(address) for address in addresses]
+    gets: list[Any] = [media_pb2_grpc.MediaServiceStub(channel).GetMedia for channel in channels]
 
-        async def caller(number: int) -> None:
-            for _ in range(number):
-                await get(GET, timeout=30)
+    async def caller(get: Any, number: int) -> None:
+        for _ in range(number):
+            await get(GET, timeout=30)
 
-        await caller(20)
+    async def one_round(get: Any) -> float:
         started = time.perf_counter()
-        await asyncio.gather(*(caller(count // in_flight) for _ in range(in_flight)))
-        return (time.perf_counter() - started) / (count // in_flight * in_flight)
+        await asyncio.gather(*(caller(get, calls // in_flight) for _ in range(in_flight)))
+        return (time.perf_counter() - started) / (calls // in_flight * in_flight)
+
+    found: list[list[float]] = [[] for _ in gets]
+    for number in range(-WARM_ROUNDS, rounds):
+        # Who comes first changes, since what follows a round may be slower than the round.
+        for get, times in sorted(zip(gets, found, strict=True), key=lambda pair: pair[1] is found[number % 2]):
+            seconds = await one_round(get)
+            if number >= 0:
+                times.append(seconds)
+    for channel in channels:
+        await channel.close()
+    return found
 
 
 def _upload(address: str, data: bytes) -> float:
@@ -132,8 +144,8 @@ def _alternate(paths: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
 def main() -> None:
     """Runs the measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=1000, help="unary calls a round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=128, help="unary calls a round")
+    parser.add_argument("--rounds", type=int, default=150)
     parser.add_argument("--megabytes", type=int, default=64, help="size of an upload")
     options = parser.parse_args()
     data = bytes(options.megabytes << 20)
@@ -141,13 +153,12 @@ def main() -> None:
         at = {kind: stack.enter_context(_server(kind, folder)) for kind in ("bare", "writing", "harness", "ingest")}
         results = {}
         for name, in_flight in (("sequential", 1), ("in_flight", IN_FLIGHT)):
-            paths = {
-                kind: lambda kind=kind, in_flight=in_flight: asyncio.run(_calls(at[kind], options.calls, in_flight))
-                for kind in ("bare", "harness")
+            bare, ours = asyncio.run(_latencies([at["bare"], at["harness"]], options.calls, options.rounds, in_flight))
+            results[name] = {
+                "bare": 1000 * statistics.median(bare),
+                "harness": 1000 * statistics.median(ours),
+                "ratio": statistics.median(o / b for o, b in zip(ours, bare, strict=True)),
             }
-            found = _alternate(paths, options.rounds)
-            results[name] = {kind: 1000 * seconds for kind, seconds in found.items()}
-            results[name]["ratio"] = found["harness"] / found["bare"]
         kinds = ("bare", "writing", "ingest")
         found = _alternate({kind: lambda kind=kind: _upload(at[kind], data) for kind in kinds}, 5)
         rates = {kind: options.megabytes / seconds for kind, seconds in found.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -50,16 +50,18 @@ class Calls:
         self._unknown.handled[grpc.StatusCode.UNIMPLEMENTED] = 0
         self._exporting = tracing.is_exporting()
 
-    def begin(self, path: str, metadata: Any) -> Call | None:
-        """Notes a call's arrival; its span is current for the rest of the task. ``None`` for what is not observed."""
+    def observes(self, path: str) -> bool:
+        """Whether a method's calls are spans and in the metrics."""
+        return path in self._methods
+
+    def begin(self, path: str, metadata: Any) -> None:
+        """Notes a call's arrival; its span is current for the rest of the task."""
         method = self._methods.get(path)
         # gRPC answers each call in a task of its own, which ends with it: nothing set here needs to be taken back.
-        call = None if method is None else Call(path, method, metadata, self._exporting)
-        _current.set(call)
-        return call
+        _current.set(None if method is None else Call(path, method, metadata, self._exporting))
 
     def current(self, context: Any) -> Call:
-        """The call that this task answers, which ``begin`` returned, with what gRPC knows of it."""
+        """The call that this task answers, which ``begin`` noted, with what gRPC knows of it."""
         call = _current.get()
         assert call is not None
         call.context = context
@@ -111,10 +113,13 @@ class Call:
         self._started = time.perf_counter()
         # Of gRPC, once the call has come that far.
         self.context: Any = None
+        # What else is done when the call has ended and its response is on its way.
+        self.at_end: Callable[[], None] | None = None
         self._span = _enter_span(method, metadata, exporting)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Call:
         self._metrics.in_flight += 1
+        return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         seconds = time.perf_counter() - self._started
@@ -125,6 +130,8 @@ class Call:
             self._ended(self._code(error), seconds)
 
     def _ended(self, code: grpc.StatusCode, seconds: float) -> None:
+        if self.at_end is not None:
+            self.at_end()
         self._metrics.in_flight -= 1
         self._metrics.ended(code, seconds)
         if self._span is not None:

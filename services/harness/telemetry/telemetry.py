@@ -53,7 +53,7 @@ class Telemetry:
         self._tasks: list[asyncio.Task[None]] = []
 
     def calls(self, services: Iterable[str]) -> Calls:
-        """Observes the methods of the named gRPC services, on behalf of the interceptor."""
+        """Observes the methods of the named gRPC services, on behalf of what each call passes."""
         return Calls(self.metrics, services)
 
     def start(

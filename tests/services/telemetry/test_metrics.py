@@ -253,6 +253,28 @@ def test_a_call_whose_event_loop_is_gone_is_counted() -> None:
     assert metrics.registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": "CANCELLED"}) == 1
 
 
+def test_a_response_leaves_before_its_accounts_are_kept() -> None:
+    """The caller does not wait for them."""
+    metrics = Metrics()
+    calls = Calls(metrics, ["rebus.v1.TrainingService"])
+    labels = {"grpc_type": "unary", **GET_RUN}
+    kept = []
+
+    def in_flight() -> float | None:
+        return metrics.registry.get_sample_value("grpc_server_in_flight", labels)
+
+    async def answered() -> None:
+        calls.begin("/rebus.v1.TrainingService/GetRun", ())
+        with calls.current(Mock()) as call:
+            call.at_end = lambda: kept.append("place")
+        assert (in_flight(), kept) == (1, [])
+        await asyncio.sleep(0)
+        assert (in_flight(), kept) == (0, ["place"])
+
+    asyncio.run(answered())
+    assert metrics.registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": "OK"}) == 1
+
+
 def test_job_states_are_counted_again_after_an_unexpected_error(
     address: str, telemetry: Telemetry, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

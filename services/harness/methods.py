@@ -1,12 +1,12 @@
-"""The one interceptor: observes calls, admits callers and calls, bounds their time, checks requests against the rules
-in the protos, writes the audit log, turns errors into rich statuses, logs calls."""
+"""What each call passes: it is observed, its caller and the call itself are admitted, its time is bounded, its request
+is checked against the rules in the protos, the audit log is written, errors turn into rich statuses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -35,16 +35,53 @@ _size: ContextVar[int] = ContextVar("request_bytes", default=0)
 MALFORMED = any_pb2.Any(type_url="rebus.dev/malformed")
 
 
-class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Admits or refuses every call; wraps every unary, server-streaming and client-streaming method of ``rebus.v1``."""
+class Methods(grpc.GenericRpcHandler):
+    """All methods of one server, each behind its checks. Servicers are added to this in place of the server.
+
+    No interceptor: gRPC's machinery for those costs each call more than all that is checked here.
+    """
 
     def __init__(self, access: AccessControl, admission: Admission, calls: Calls) -> None:
-        self._access = access
         self._admission = admission
         self._calls = calls
         self._audit = AuditLog(access)
+        self._services: list[grpc.GenericRpcHandler] = []
         # Handlers are wrapped once a method, not once a call; only methods that exist get here.
-        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._handlers: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Adds a servicer, as generated code does it."""
+        self._services.extend(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: object) -> None:
+        """Generated code says all methods twice; ``grpc.aio`` too listens once."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Begins a call and returns what answers it; ``None`` for a method that no servicer has."""
+        method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
+        handler = self._handlers.get(method) or self._found(method, handler_call_details)
+        if handler is not None:
+            self._calls.begin(method, handler_call_details.invocation_metadata)  # pyright: ignore[reportAttributeAccessIssue]
+        return handler
+
+    def _found(self, method: str, details: grpc.HandlerCallDetails) -> Any:
+        handler: Any = next((found for service in self._services if (found := service.service(details))), None)
+        if handler is None:
+            self._calls.unknown(method)
+            return None
+        if method.startswith(_OWN_METHODS):
+            handler = _Method(method, handler, self._admission, self._calls, self._audit).handler()
+        self._handlers[method] = handler
+        return handler
+
+
+class AccessInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls of those who may not make them, before their requests are read."""
+
+    def __init__(self, access: AccessControl, calls: Calls) -> None:
+        self._access = access
+        self._calls = calls
+        self._audit = AuditLog(access)
 
     async def intercept_service(
         self,
@@ -52,24 +89,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         method: str = handler_call_details.method  # pyright: ignore[reportAttributeAccessIssue]
-        handler = self._handlers.get(method) or await continuation(handler_call_details)
-        if handler is None:
-            self._calls.unknown(method)
-            return None
-        metadata = handler_call_details.invocation_metadata  # pyright: ignore[reportAttributeAccessIssue]
-        call = self._calls.begin(method, metadata)
-        if self._access.enabled:  # else the caller is the one that nobody named
+        handler = await continuation(handler_call_details)
+        if handler is not None:
             try:
-                await self._access.admit(method, metadata)
+                await self._access.admit(method, handler_call_details.invocation_metadata)  # pyright: ignore[reportAttributeAccessIssue]
             except Exception as error:
-                return self._refusal(method, call, error)
-        if not method.startswith(_OWN_METHODS):
-            return handler
-        if method not in self._handlers:
-            self._handlers[method] = _Method(method, handler, self._admission, self._calls, self._audit).handler()
-        return self._handlers[method]
+                return self._refusal(method, error)
+        return handler
 
-    def _refusal(self, method: str, call: Call | None, error: Exception) -> grpc.RpcMethodHandler:
+    def _refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
         """Ends the call before its request is read: nobody makes a server hold messages that it will not answer.
 
         Whatever the method's shape, a handler of streams does it; on the wire there is nothing but the status.
@@ -78,7 +106,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             self._audit.refused(method, error)
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            with self._calls.current(context) if call is not None else nullcontext():
+            with self._calls.current(context) if self._calls.observes(method) else nullcontext():
                 await _abort(method, context, error)
 
         return grpc.stream_stream_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
@@ -121,7 +149,7 @@ class _Method:
         else here, and a cancellation always ends a coroutine and frees its place.
         """
         started = time.monotonic()
-        with self._calls.current(context):
+        with self._calls.current(context) as call:
             asked: float | None = context.time_remaining()
             policy = self._policy
             seconds = policy.default_seconds if asked is None else min(asked, policy.max_seconds)
@@ -133,11 +161,11 @@ class _Method:
                 try:
                     if self._recorded:
                         with self._audit.recorded(self._name, request) as answered:
-                            response = await self._admitted(behaviour, request, scope, context)
+                            response = await self._admitted(behaviour, request, scope, call)
                             if response is not None:
                                 answered(response)
                     else:
-                        response = await self._admitted(behaviour, request, scope, context)
+                        response = await self._admitted(behaviour, request, scope, call)
                 finally:
                     if timer is not None:
                         timer.stop()
@@ -153,16 +181,16 @@ class _Method:
             return response
 
     async def _admitted(
-        self, behaviour: Callable[..., Awaitable[Any]], request: Any, scope: cancellation.Scope, context: Any
+        self, behaviour: Callable[..., Awaitable[Any]], request: Any, scope: cancellation.Scope, call: Call
     ) -> Any:
         """Takes a place, runs ``behaviour`` and gives the place back."""
-        principal, size = self._principal(context), _size.get()
+        principal, size = self._principal(call.context), _size.get()
         if not self._places.try_take(principal, size):
             await self._places.take(principal, size, scope.remaining())
         try:
             if self._stream_unary is None:
                 validate(request)
-            response = await behaviour(request, context)
+            response = await behaviour(request, call.context)
         except BaseException:  # which may be that the loop is gone
             if scope.end():
                 self._give_back_later(scope, principal, size)
@@ -171,8 +199,8 @@ class _Method:
             raise
         if scope.end():
             self._give_back_later(scope, principal, size)
-        else:  # once the response is on its way
-            asyncio.get_running_loop().call_soon(self._places.give_back, principal, size)
+        else:
+            call.at_end = partial(self._places.give_back, principal, size)
         return response
 
     def _give_back_later(self, scope: cancellation.Scope, principal: str, size: int) -> None:
