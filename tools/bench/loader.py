@@ -3,7 +3,8 @@
 ``python -m tools.bench.loader`` prints decoded samples a second, peak memory (PSS of the process and its children) and
 ratios, then one line of JSON. Rounds read one window of the corpus after another; in each, every contender reads the
 same samples, one after the other, each in a process of its own, and every other round the last comes first. A ratio is
-the median over the rounds. ``--only`` measures some of the bars.
+the median over the rounds. Memory is measured in a run of its own, since looking at it takes a core's time and holds up
+those who ask for memory. ``--only`` measures some of the bars.
 
 On disk ours reads the rows in random order, WebDataset its shards in sequence. On S3 both read in sequence: a server
 may read a whole chunk for each small range (SeaweedFS does), so that random rows cost it many times as much; what that
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -86,7 +88,7 @@ def main() -> None:
             ratios |= _ratios("s3", remote_bars, on_s3)
             found |= {f"s3: {name}": rounds for name, rounds in on_s3.items()}
     rates = {name: statistics.median(r["samples_per_s"] for r in rounds) for name, rounds in found.items()}
-    memory = {name: max(r["peak_mb"] for r in rounds) for name, rounds in found.items()}
+    memory = {name: rounds[0]["peak_mb"] for name, rounds in found.items()}
     print(json.dumps({"bench": "loader", "ratios": ratios, "samples_per_s": rates, "peak_mb": memory}))
 
 
@@ -95,7 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=20_000, help="JPEGs in the corpus")
     parser.add_argument("--shard-size", type=int, default=500, help="JPEGs a shard")
     parser.add_argument("--window", type=int, default=5000, help="JPEGs that every contender reads in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6, help="of which each reads the next window")
     parser.add_argument("--folder", type=Path, help="where the corpus is kept for the next run; else it is not kept")
     names = [bar.name for bar in (*BARS, *REMOTE_BARS)]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="BAR", help=", ".join(names))
@@ -129,7 +131,7 @@ def _local_windows(folder: Path, options: argparse.Namespace) -> list[Window]:
             first_row=first * options.shard_size,
             num_rows=options.window,
         )
-        for first in range(0, len(shards), count)[: options.rounds]
+        for first in (number * count % len(shards) for number in range(options.rounds))
     ]
 
 
@@ -139,8 +141,8 @@ def _remote_windows(folder: Path, local: list[Window]) -> Iterator[list[Window]]
     with seaweed.running() as variables:
         url = variables["REBUS_STORE"]
         store = Store.open(url)
-        corpus.write_dataset(store, folder, sum(window.num_rows for window in local))
-        for shard in (Path(shard) for window in local for shard in window.shards):
+        corpus.write_dataset(store, folder, max(window.first_row + window.num_rows for window in local))
+        for shard in {Path(shard) for window in local for shard in window.shards}:
             store.put(f"shards/{shard.name}", shard.read_bytes())
         yield [
             Window(
@@ -159,6 +161,7 @@ def _remote_windows(folder: Path, local: list[Window]) -> Iterator[list[Window]]
 def _measure(where: str, bars: tuple[Bar, ...], windows: list[Window]) -> dict[str, list[dict[str, float]]]:
     names = dict.fromkeys(name for bar in bars for name in (bar.ours, *bar.peers))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    peaks = {name: _run(name, windows[0], watch=True)["peak_mb"] for name in names}
     for number, window in enumerate(windows):
         # In turn forwards and backwards, so that no contender always follows the same one.
         results = {name: _run(name, window) for name in (reversed(names) if number % 2 else names)}
@@ -166,22 +169,22 @@ def _measure(where: str, bars: tuple[Bar, ...], windows: list[Window]) -> dict[s
         if set(read.values()) != {window.num_rows}:
             raise RuntimeError(f"expected {window.num_rows} samples of every contender, found {read}")
         for name, result in results.items():
-            found[name].append(result)
+            found[name].append({**result, "peak_mb": peaks[name]})
     print(f"\n{where + ', ' + str(len(windows)) + ' rounds':<38} {'samples/s':>10} {'MPixel/s':>9} {'peak MB':>8}")
     for name, rounds in found.items():
         rate, area = (statistics.median(r[key] for r in rounds) for key in ("samples_per_s", "pixels_per_s"))
-        print(f"{name:<38} {rate:>10.1f} {area / 1e6:>9.1f} {max(r['peak_mb'] for r in rounds):>8.0f}")
+        print(f"{name:<38} {rate:>10.1f} {area / 1e6:>9.1f} {peaks[name]:>8.0f}")
     return found
 
 
-def _run(name: str, window: Window) -> dict[str, float]:
-    """One contender over one window."""
+def _run(name: str, window: Window, *, watch: bool = False) -> dict[str, float]:
+    """One contender over one window; with ``watch``, its ``peak_mb`` too."""
     command = [sys.executable, "-m", "tools.bench.loading.contenders", name, json.dumps(asdict(window))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        peak = _PeakMemory(process.pid)
+        peak = _PeakMemory(process.pid) if watch else None
         out, _ = process.communicate()
-        peak_bytes = peak.stop()
+        peak_mb = peak.stop() / 1e6 if peak else math.nan
     if process.returncode:
         raise RuntimeError(f"{name} ended with code {process.returncode}")
     result = json.loads(out)
@@ -189,7 +192,7 @@ def _run(name: str, window: Window) -> dict[str, float]:
         "samples": result["samples"],
         "samples_per_s": result["samples"] / result["seconds"],
         "pixels_per_s": result["pixels"] / result["seconds"],
-        "peak_mb": peak_bytes / 1e6,
+        "peak_mb": peak_mb,
     }
 
 
