@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported: most of what is installed never is.
 INSTALL := $(BIN)/pip --disable-pip-version-check -qq install --no-compile --constraint constraints.txt
+# A file's tests stay together: they share servers and models. Each process takes up to 2 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 PINS := pyproject.toml constraints.txt requirements-assets.txt
 
 .DEFAULT_GOAL := help
@@ -18,10 +20,10 @@ quickstart: $(VENV)/.runtime ## Pictures to scored, served models, and a report:
 	$(BIN)/rebus quickstart
 
 test: $(VENV)/.dev ## Runs the fast tests.
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev ## Runs the second tier: processes, an object store, whole pipelines.
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.dev ## Checks style, types, the floors' imports, the contract and what is generated from it.
 	$(BIN)/ruff check .
