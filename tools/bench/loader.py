@@ -56,7 +56,7 @@ BARS = (
     Bar(name="one_process", ours="rebus", peers=("webdataset",), at_least=1.8),
     Bar(name="two_workers", ours="rebus", peers=("webdataset, 2 workers",), at_least=2.0),
     Bar(name="resize", ours="rebus, 224", peers=("webdataset, 224",), at_least=2.0),
-    Bar(name="resize_two_workers", ours="rebus, 224", peers=("webdataset, 224, 2 workers",)),
+    Bar(name="resize_two_workers", ours="rebus, 224", peers=("webdataset, 224, 2 workers",), at_least=2.0),
     Bar(name="decode_only", ours="rebus", peers=("decode only",), at_least=0.9),
     Bar(name="simplejpeg_one_process", ours="rebus", peers=("webdataset + simplejpeg",)),
     Bar(name="simplejpeg_two_workers", ours="rebus", peers=("webdataset + simplejpeg, 2 workers",)),

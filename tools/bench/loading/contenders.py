@@ -55,6 +55,8 @@ def rebus_in_sequence(window: Window) -> Pixels:
 
 def rebus_resize(window: Window) -> Pixels:
     """The same through the processor that models are trained and served with."""
+    import torch  # noqa: F401  # which the processor would import at its first picture; the peer imports it too
+
     from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 
     return _rebus(window, _shuffled(window), ImageProcessor(ImageProcessorConfig(image_size=SIDE)))

@@ -14,7 +14,7 @@ from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, f
 from rebus.errors import FailedPreconditionError, invalid
 
 # Part of every digest: raise it whenever the same config would give different pixels.
-CODE_VERSION = "image-processor-2"
+CODE_VERSION = "image-processor-3"
 
 _CANVAS_MODES: tuple[CanvasMode, ...] = get_args(CanvasMode)
 

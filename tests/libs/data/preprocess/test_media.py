@@ -137,7 +137,9 @@ def test_internvl_pixels_equal_transformers() -> None:
             patch_size=SizeDict(height=SIDE, width=SIDE),
             resample=Image.Resampling.BICUBIC,
         )
-        np.testing.assert_array_equal(found, np.stack(expected).transpose(0, 2, 3, 1))
+        # Without torchvision transformers resizes with Pillow, which rounds otherwise between its two passes. These
+        # pictures are noise: another tile or filter would differ by tens of levels.
+        assert np.abs(found.astype(int) - np.stack(expected).transpose(0, 2, 3, 1)).mean() < 0.5
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS)
