@@ -86,11 +86,14 @@ def _repeating(folder: Path, rows: pa.Table, column: str) -> dict[str, int]:
     write_arrow(folder / "repeated.arrow", repeated)
     listed = pa.ListArray.from_arrays([0, _REPEATS], many)
     write_arrow(folder / "listed.arrow", _with(rows, column, listed))
+    plainly = {"dictionary_pagesize_limit": 1 << 30, "store_schema": False}  # or readers would be told of dictionaries
+    write_parquet(folder / "listed.parquet", _with(rows, column, listed), **plainly)
     nothing: Any = pa.nulls(4000**2)
     for _ in range(2):  # lists of a fixed size take no memory, whatever they hold
         nothing = pa.FixedSizeListArray.from_arrays(nothing, 4000)
     write_arrow(folder / "fixed.arrow", _with(rows, column, nothing))
-    return {"repeated.parquet": _REPEATS, "repeated.arrow": _REPEATS, "listed.arrow": 1, "fixed.arrow": 1}
+    one_row = ("listed.parquet", "listed.arrow", "fixed.arrow")
+    return {"repeated.parquet": _REPEATS, "repeated.arrow": _REPEATS, **dict.fromkeys(one_row, 1)}
 
 
 def _with(table: pa.Table, column: str, values: Any) -> pa.Table:

@@ -57,6 +57,26 @@ def test_dictionaries_are_bounded_together(tmp_path: Path) -> None:
     assert rows_of(path) == [f"a batch of more than the limit of {8 << 20} bytes; what follows was not read"]
 
 
+def test_lists_that_repeat_a_value_are_counted_before_they_take_memory(tmp_path: Path) -> None:
+    """Of one value of 1 MiB a row holds 3, another 100 in as many bytes: more than a sample may have."""
+    one = pa.array(["z" * (1 << 20), "a"])
+    lists = pa.ListArray.from_arrays([0, 4, 104], pa.DictionaryArray.from_arrays([0, 1, 0, 0] + [0] * 100, one))
+    path = tmp_path / "a.parquet"
+    write_parquet(path, pa.table({"x": lists}), dictionary_pagesize_limit=1 << 30, store_schema=False)
+    before = pa.total_allocated_bytes()
+
+    rows = table_rows(tmp_path, path.name, ["x"], LIMITS)
+    first = next(rows)
+    held = pa.total_allocated_bytes() - before
+    assert not isinstance(first, Quarantined)
+    assert [len(value) for value in first[1]["x"]] == [1 << 20, 1, 1 << 20, 1 << 20]
+    (second,) = rows
+
+    assert held < 8 << 20
+    assert isinstance(second, Quarantined)
+    assert "larger than a sample may be" in second.reason
+
+
 def test_a_number_without_an_end_in_a_page_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     whole = write_parquet(

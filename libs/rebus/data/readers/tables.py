@@ -59,14 +59,9 @@ def table_rows(root: Root, name: str, columns: Sequence[str], limits: ReaderLimi
 
 def _parquet(file: BinaryIO, name: str, columns: Sequence[str], limits: ReaderLimits) -> Iterator[Any]:
     try:
-        parquet = pq.ParquetFile(
-            file,
-            buffer_size=_READ_AHEAD,  # pages one by one instead of whole column chunks
-            pre_buffer=False,
-            thrift_string_size_limit=_MAX_FOOTER_STRING,
-            thrift_container_size_limit=_MAX_FOOTER_ENTRIES,
-            page_checksum_verification=True,
-        )
+        parquet = _opened(file)
+        if repeated := _repeated(parquet.metadata, columns):
+            parquet = _opened(file, metadata=parquet.metadata, read_dictionary=repeated)
         schema = parquet.schema_arrow
     except _DAMAGE as error:
         raise _damaged(name, "Parquet", error) from None
@@ -82,6 +77,33 @@ def _parquet(file: BinaryIO, name: str, columns: Sequence[str], limits: ReaderLi
             yield Quarantined(where, str(error))
         except _DAMAGE as error:
             yield Quarantined(where, str(_damaged(name, "Parquet", error)))
+
+
+def _opened(file: BinaryIO, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        file,
+        buffer_size=_READ_AHEAD,  # pages one by one instead of whole column chunks
+        pre_buffer=False,
+        thrift_string_size_limit=_MAX_FOOTER_STRING,
+        thrift_container_size_limit=_MAX_FOOTER_ENTRIES,
+        page_checksum_verification=True,
+        **options,
+    )
+
+
+def _repeated(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[str]:
+    """Bytes and texts in lists that have dictionaries: a cell may repeat one value without end.
+
+    They are kept as places in the dictionary until ``_Room`` has counted them; nothing else bounds a single row.
+    """
+    found = []
+    for number in range(metadata.num_columns):
+        leaf = metadata.schema.column(number)
+        if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY" and leaf.path.split(".")[0] in columns:
+            groups = (metadata.row_group(index).column(number) for index in range(metadata.num_row_groups))
+            if any(column.has_dictionary_page for column in groups):
+                found.append(leaf.path)
+    return found
 
 
 def _checked_group(file: BinaryIO, group: Any, columns: Sequence[str], limits: ReaderLimits) -> int:
