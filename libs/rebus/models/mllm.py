@@ -96,13 +96,14 @@ class Mllm(nn.Module):
         return self.vision_encoder(pixels)
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
-        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
+        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, placeholders filled in order.
 
-        Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
+        Features are ``[N, image_tokens, D]``, or ``[tokens, D]`` of media that take unlike numbers of tokens. Raises
+        ``InvalidArgumentError`` where they and the placeholders do not match in number.
         """
         embeds = self.decoder.embed_tokens(input_ids)
         at = input_ids == self.config.image_token_id
-        found = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        found = 0 if image_features is None else image_features.shape[:-1].numel()
         if (expected := int(at.sum())) != found:
             raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
         if image_features is None or not found:
@@ -139,7 +140,7 @@ class Mllm(nn.Module):
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
     ) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them.
+        """Hidden states ``[T, D]`` of a flat batch; features (see ``embed``) as ``rows.images`` lists them.
 
         What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
         """
