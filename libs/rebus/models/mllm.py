@@ -21,7 +21,7 @@ from rebus.models.connectors.base import check_layers, read_features
 from rebus.models.encoders.video import FramePositions, FramePositionsConfig
 from rebus.models.media import MediaBatch
 from rebus.models.packing import PackedRows
-from rebus.models.without_images import is_data_parallel, no_media
+from rebus.models.without_images import is_data_parallel, no_images, no_sound
 from rebus.registry import Spec
 
 
@@ -190,10 +190,14 @@ class Mllm(nn.Module):
         """
         if media is None and pixels is not None:
             media = MediaBatch.of_images(pixels)
+        shared = self.training and is_data_parallel()
+        no_pixels, no_spectrograms = media is None or not len(media.pixels), media is None or media.spectrograms is None
+        # What sees runs before what hears in every process, whichever of the two has input: FSDP gathers in that order.
+        zeros = [no_images(self)] if shared and no_pixels else []
         embeds = self.embed(input_ids, None if media is None else self.encode_media(media))
-        if self.training and is_data_parallel() and (zero := no_media(self, media)) is not None:
-            embeds = embeds + zero
-        return self.decode(embeds, positions, mask)
+        if shared and no_spectrograms and self.audio is not None:
+            zeros.append(no_sound(self.audio))
+        return self.decode(sum(zeros, start=embeds), positions, mask)
 
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None

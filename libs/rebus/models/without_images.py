@@ -16,23 +16,12 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from rebus.models.audio import AudioPart
-    from rebus.models.media import MediaBatch
     from rebus.models.mllm import Mllm
 
 
 def is_data_parallel() -> bool:
     """Whether other processes train with this one."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def no_media(model: Mllm, media: MediaBatch | None) -> Tensor | None:
-    """A scalar 0 as ``no_images``, of the parts that ``media`` leaves out; ``None`` where it leaves out none."""
-    zeros: list[Tensor] = []
-    if media is None or not len(media.pixels):
-        zeros.append(no_images(model))
-    if model.audio is not None and (media is None or media.spectrograms is None):
-        zeros.append(no_sound(model.audio))
-    return sum(zeros[1:], start=zeros[0]) if zeros else None
 
 
 def no_sound(audio: AudioPart) -> Tensor:

@@ -51,6 +51,7 @@ class AttentionGrounding:
 
     def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
         """Mean over questions and heads; questions of which it is not known what they name do not count."""
+        size, grid = model.image_tokens, model.image_grid
         rows = outputs.batch.rows
         heads = slice(self._config.first_head, self._config.first_head + self._config.num_heads)
         if self._config.layer >= len(outputs.layer_inputs) or heads.stop > model.decoder.config.num_heads:
@@ -59,7 +60,6 @@ class AttentionGrounding:
             raise invalid("attention-grounding", f"{self._config} does not fit a decoder of {found}")
         if not rows.references:
             return outputs.layer_inputs[0].new_zeros(())
-        size, grid = model.image_tokens, model.image_grid
         keys_QC = torch.tensor([[r.sink, *range(r.image, r.image + size)] for r in rows.references])
         queries_Q = torch.tensor([r.query for r in rows.references])
         targets_QC = torch.zeros(len(rows.references), 1 + size)
