@@ -28,7 +28,7 @@ from rebus.models.io import CONFIG_FILE
 from rebus.models.media import MediaBatch, collate, encoder_of, reader_of
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import PackedRows, pack_rows
-from tests.libs.data.media_files import clip, tone, wav
+from tests.media_files import clip, tone, wav
 from tests.tiny_model import png, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

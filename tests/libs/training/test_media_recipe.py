@@ -19,8 +19,8 @@ from rebus.training.loop import train
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
 from rebus.training.sources import SampleList
 from rebus.training.task import TaskContext
-from tests.libs.data.media_files import clip, tone, wav
 from tests.libs.training.scenes_run import RECIPE, Recorder
+from tests.media_files import clip, tone, wav
 from tests.tiny_model import png
 
 MEDIA = (png((200, 30, 30)), wav(tone(0.3)), clip(frames=6, size=(32, 32)), png((30, 30, 200)))
