@@ -51,7 +51,7 @@ def mllm(**parts: Any) -> Mllm:
 
 def test_a_model_sees_by_both_but_layers_are_refused() -> None:
     assert mllm(encoder=BOTH).encode_images(torch.randn(1, 3, 32, 32)).shape == (1, 16, 8)
-    dense = {"name": "dense", "layers": [0], "last_layer": 1}
+    dense = {"name": "dense", "layers": [0], "last_layer": 1, "num_groups": 1}
     with pytest.raises(InvalidArgumentError, match="'dense' reads layers .* but encoder 'concatenated' gives only"):
         mllm(encoder=BOTH, connector=dense)
 
