@@ -20,10 +20,12 @@ from rebus.data.preprocess.media import MediaProcessor, MediaSettings, media_con
 from rebus.data.sample import Sample, Segment, SegmentType
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
 from rebus.generation.generator import Generator
+from rebus.generation.media import MediaFeatures
 from rebus.generation.requests import Prompt, Sampling
 from rebus.models import save_model
 from rebus.models.audio import AudioConfig
 from rebus.models.encoders.video import FramePositionsConfig
+from rebus.models.hf.llava import tower_of
 from rebus.models.io import CONFIG_FILE
 from rebus.models.media import MediaBatch, collate, encoder_of, reader_of
 from rebus.models.mllm import Mllm, MllmConfig
@@ -316,3 +318,22 @@ def test_what_a_model_cannot_take_is_refused_by_name() -> None:
     few = multimodal(encoding=EncodingConfig(max_images=12))
     with pytest.raises(InvalidArgumentError, match="more than max_images=12"):
         encoder_of(few, TOKENIZER).encode(sample())
+    with pytest.raises(InvalidArgumentError, match="media: a LLaVA sees images of one square"):
+        tower_of(deaf)
+
+
+def test_kept_features_are_those_of_the_same_part_read_the_same_way() -> None:
+    model = multimodal(media=replace(MEDIA, splitter={"name": "dynamic", "min_tiles": 4, "off_at_images": 2}))
+    encoder, features = encoder_of(model, TOKENIZER), MediaFeatures(model, cache_bytes=1 << 20)
+    image, sound = shown("image", 0), shown("audio", 1)
+    later = replace(sound, start_seconds=0.1)
+    prompts = [[image, ASK], [image, image, ASK], [sound, ASK], [later, ASK], [image, sound, ASK]]
+    found = [features([(encoder.encode_prompt(prompt, FILES), FILES)]) for prompt in prompts]
+    assert [len(tokens) for tokens in found if tokens is not None] == [5 * 4, 2 * 4, 2 * 3, 3, 5 * 4 + 2 * 3]
+    for prompt, tokens in zip(prompts, found, strict=True):
+        row, reader = encoder.encode_prompt(prompt, FILES), reader_of(model)
+        with torch.no_grad():
+            expected = model.encode_media(collate(reader.read_row(row, FILES, field="media"), reader.processor))
+        assert tokens is not None
+        assert expected is not None
+        torch.testing.assert_close(tokens, expected.reshape(tokens.shape))
