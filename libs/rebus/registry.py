@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, TypeVar
 
@@ -75,9 +75,16 @@ class Component:
         return (self.target.__doc__ or "").strip().partition("\n")[0]
 
 
-def component(kind: str, default: str) -> Any:
-    """A field of a config dataclass that holds the ``Spec`` of another component; checked with the config."""
-    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={_KIND: kind})
+def component(kind: str, default: str | Sequence[str]) -> Any:
+    """A field of a config dataclass that holds the ``Spec`` of another component; checked with the config.
+
+    With a sequence of names, the field is a list of them.
+    """
+
+    def make() -> Spec | list[Spec]:
+        return {"name": default} if isinstance(default, str) else [{"name": name} for name in default]
+
+    return dataclasses.field(default_factory=make, metadata={_KIND: kind})
 
 
 def register(kind: str, name: str, *, config: type = NoSettings, paper: str | tuple[str, ...] = ()) -> Callable[[T], T]:
@@ -142,7 +149,10 @@ def check_components(config: Any, *, field: str) -> None:
     """Checks every component that a config dataclass names, at any depth; errors name its path below ``field``."""
     for item in dataclasses.fields(config):
         value, where = getattr(config, item.name), f"{field}.{item.name}"
-        if _KIND in item.metadata:
+        if _KIND in item.metadata and isinstance(value, list):
+            for at, spec in enumerate(value):
+                settings(item.metadata[_KIND], spec, field=f"{where}[{at}]")
+        elif _KIND in item.metadata:
             settings(item.metadata[_KIND], value, field=where)
         elif is_dataclass(value):
             check_components(value, field=where)

@@ -27,7 +27,7 @@ from services.harness.embedded import hosting
 from services.harness.limits import Limits, PoolLimits
 from services.harness.runtime import Context, Runtime, run
 from services.harness.server import Host, Service
-from tests.tiny_model import TEXTS, tiny_encoder, tiny_model, tiny_processor, tiny_tokenizer
+from tests.tiny_model import TEXTS, tiny_encoder, tiny_model, tiny_tokenizer
 
 
 class Stepping(training_pb2_grpc.TrainingServiceServicer):
@@ -196,7 +196,7 @@ def test_generation_stops_when_the_client_cancels(store: Store) -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
     slow = model.decoder.layers[0] = Slow(model.decoder.layers[0])
-    generator = Generator(model, tiny_encoder(tokenizer), tiny_processor())
+    generator = Generator(model, tiny_encoder(tokenizer))
     generator._never_made.append(tokenizer.eos_token_id)
 
     class Servicer(GenerationServicer):
@@ -226,7 +226,7 @@ def test_generation_stops_when_the_client_cancels(store: Store) -> None:
 
 def test_generation_in_the_library_stops_between_tokens() -> None:
     tokenizer = tiny_tokenizer()
-    generator = Generator(tiny_model(tokenizer), tiny_encoder(tokenizer), tiny_processor())
+    generator = Generator(tiny_model(tokenizer), tiny_encoder(tokenizer))
     scope = cancellation.Scope()
     chunks = generator.stream(Prompt(segments=[Segment(text="is")]), Sampling(max_new_tokens=50), scope.stopped)
     next(chunks)

@@ -35,6 +35,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from rebus.data.encoding import IGNORE_INDEX, Row
 from rebus.data.preprocess import ImageProcessorConfig
+from rebus.models.media import MediaBatch
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs
@@ -191,7 +192,7 @@ def _rebus_loss(model: Mllm, objective: LanguageModeling, rows: Sequence[Row], p
     packed = pack_rows(rows, image_token_id=IMAGE_TOKEN)
     shown = pixels[[row for row, _ in packed.images]]
     hidden = model.forward_packed(packed, model.encode_images(shown))
-    batch = MllmBatch(rows=packed, pixels=pixels)
+    batch = MllmBatch(rows=packed, media=MediaBatch.of_images(pixels))
     return objective(model, MllmOutputs(batch=batch, image_features=None, hidden_states=hidden))
 
 

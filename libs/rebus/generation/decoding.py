@@ -54,7 +54,7 @@ def decode(
 ) -> Iterator[Tensor]:
     """Yields the next token of every row, ``[B]``, up to ``max_new_tokens`` times; the caller decides when to stop.
 
-    ``image_features`` ``[N, image_tokens, D]`` stand in order of their placeholders. ``choose`` maps logits ``[B, V]``
+    ``image_features`` (see ``Mllm.embed``) stand in order of their placeholders. ``choose`` maps logits ``[B, V]``
     to token ids ``[B]``. New tokens belong to the last branch of their row: they see it and the shared context.
     """
     batch_size, length = rows.input_ids_BS.shape

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from rebus.config import build
 from rebus.data.encoding import Encoder, Row
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, check_digest
+from rebus.data.preprocess import ImageProcessorConfig, check_digest
+from rebus.data.preprocess.media import MediaSettings, preprocess_digest
 from rebus.data.tokenizer import Tokenizer
 from rebus.errors import CancelledError, DataLossError, FailedPreconditionError, invalid
 from rebus.generation.decoding import PaddedRows, decode, suppress
 from rebus.generation.detokenizer import Detokenizer
-from rebus.generation.images import ImageFeatures
+from rebus.generation.media import MediaFeatures
 from rebus.generation.requests import Chunk, Completion, FinishReason, GenerationLimits, Prompt, Sampling
 from rebus.models import load_model
 from rebus.models.io import CONFIG_FILE
+from rebus.models.media import encoder_of
 from rebus.models.mllm import Mllm
 
 Check = Callable[[], bool]
@@ -36,14 +38,12 @@ def never() -> bool:
 class Generator:
     """Serves one model. Calls may run in several threads at once; each streams independently of the others."""
 
-    def __init__(
-        self, model: Mllm, encoder: Encoder, processor: ImageProcessor, limits: GenerationLimits | None = None
-    ) -> None:
+    def __init__(self, model: Mllm, encoder: Encoder, limits: GenerationLimits | None = None) -> None:
         self.limits = limits or GenerationLimits()
         self._model = model.eval()
         self._encoder = encoder
         self._tokenizer: Tokenizer = encoder.tokenizer
-        self._images = ImageFeatures(self._model, processor, self.limits.image_cache_bytes)
+        self._media = MediaFeatures(self._model, self.limits.image_cache_bytes)
         self._device = next(model.parameters()).device
         special = {
             self._tokenizer.pad_token_id,
@@ -72,18 +72,17 @@ class Generator:
                 f"the tokenizer has {tokenizer.vocab_size} tokens and image token {tokenizer.image_token_id}, "
                 f"the model {model.config.vocab_size} and {model.config.image_token_id}"
             )
-        encoder = Encoder(tokenizer, image_tokens=model.image_tokens, config=model.config.encoding)
-        return cls(model, encoder, ImageProcessor(model.config.preprocess), limits)
+        return cls(model, encoder_of(model, tokenizer), limits)
 
     def encode(self, prompt: Prompt) -> Row:
         """The prompt as a row; raises ``InvalidArgumentError`` naming the segment or the bound."""
-        images = [at for at, segment in enumerate(prompt.segments) if segment.type == "image"]
-        if len(images) > self.limits.max_images:
-            raise invalid("segments", f"hold {len(images)} images, more than {self.limits.max_images}")
-        for at in images:
+        media = [at for at, segment in enumerate(prompt.segments) if segment.type != "text"]
+        if len(media) > self.limits.max_images:
+            raise invalid("segments", f"hold {len(media)} images, more than {self.limits.max_images}")
+        for at in media:
             if not 0 <= prompt.segments[at].media < len(prompt.media):
                 raise invalid(f"segments[{at}].media", f"is outside the prompt's {len(prompt.media)} media")
-        row = self._encoder.encode_prompt(prompt.segments)
+        row = self._encoder.encode_prompt(prompt.segments, prompt.media)
         if len(row) > self.limits.max_prompt_tokens:
             raise invalid("segments", f"take {len(row)} tokens, more than {self.limits.max_prompt_tokens}")
         return row
@@ -191,8 +190,7 @@ class Generator:
         return decode(self._model, padded, features, choose=choose, max_new_tokens=sampling.max_new_tokens)
 
     def _features(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> Tensor | None:
-        media = [prompt.media[at] for prompt, row in zip(prompts, rows, strict=True) for at in row.images]
-        return self._images(media)
+        return self._media([(row, prompt.media) for prompt, row in zip(prompts, rows, strict=True)])
 
 
 def _check_preprocessing(folder: Path) -> None:
@@ -202,11 +200,12 @@ def _check_preprocessing(folder: Path) -> None:
     """
     path = folder / CONFIG_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    stored, settings = values.get(PREPROCESS_DIGEST), values.get("preprocess")
+    stored, settings, media = values.get(PREPROCESS_DIGEST), values.get("preprocess"), values.get("media")
     if stored is None or settings is None:
         return
-    found = ImageProcessor(build(ImageProcessorConfig, settings, where=f"{CONFIG_FILE}.preprocess")).digest
-    check_digest(found, stored)
+    image = build(ImageProcessorConfig, settings, where=f"{CONFIG_FILE}.preprocess")
+    more = None if media is None else build(MediaSettings, media, where=f"{CONFIG_FILE}.media")
+    check_digest(preprocess_digest(image, more), stored)
 
 
 def _uniforms(seed: int, index: int) -> np.random.Generator:

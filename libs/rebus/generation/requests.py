@@ -16,7 +16,7 @@ FinishReason = Literal["", "stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Segments to answer; ``segment.media`` indexes into ``media``, the encoded images."""
+    """Segments to answer; ``segment.media`` indexes into ``media``, the encoded images, videos and sounds."""
 
     segments: Sequence[Segment]
     media: Sequence[bytes] = ()
@@ -51,8 +51,9 @@ class GenerationLimits:
 
     max_prompt_tokens: int = 8192
     max_new_tokens: int = 4096
+    # Videos and sounds among them.
     max_images: int = 16
-    # Images whose decoder embeddings are kept, by content, up to this many bytes.
+    # Images (videos, sounds) whose decoder embeddings are kept, by content, up to this many bytes.
     image_cache_bytes: int = 256 << 20
 
     def check(self, sampling: Sampling) -> None:

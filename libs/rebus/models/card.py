@@ -171,16 +171,27 @@ def _of_mllm(model: Mllm) -> Card:
         ("connector", registry.get("connector", names["connector"]), [model.connector]),
         *_decoder_parts(model.decoder, config.decoder["name"]),
     ]
+    sound: tuple[Cost, ...] = ()
+    facts: tuple[tuple[str, int | str], ...] = ()
+    if model.frame_positions is not None:
+        parts.append(("frame positions", None, [model.frame_positions]))
+    if model.audio is not None and config.audio is not None:
+        parts.append(("audio encoder", registry.get("encoder", config.audio.encoder["name"]), [model.audio.encoder]))
+        connector = registry.get("connector", config.audio.connector["name"])
+        parts.append(("audio connector", connector, [model.audio.connector]))
+        sound = (_sound_cost(model),)
+        facts = (("tokens a piece of sound", model.audio.num_tokens),)
     image = _image_costs(model, names=("encoder", "connector"))
     return Card(
         architecture="mllm",
         parts=_parts(model, parts),
-        costs=(_text_cost(model.decoder, config.encoding.max_length_tokens), *image),
+        costs=(_text_cost(model.decoder, config.encoding.max_length_tokens), *image, *sound),
         facts=(
             ("context, tokens", config.encoding.max_length_tokens),
             ("positions of the decoder", model.decoder.config.max_positions),
             ("images in a context", config.encoding.max_images),
             ("tokens an image", model.image_tokens),
+            *facts,
             ("side of an image, pixels", model.vision_encoder.image_size),
             ("vocabulary, tokens", config.vocab_size),
             ("digest of the preprocessing", config.preprocess_digest),
@@ -259,6 +270,18 @@ def _image_costs(model: Mllm | DualEncoder, *, names: tuple[str, str]) -> tuple[
         return (Cost("an image", None),)
     parts = (Cost(f"an image in the {name}", flops) for name, flops in zip(names, (first, second), strict=True))
     return (*parts, Cost("an image", first + second))
+
+
+def _sound_cost(model: Mllm) -> Cost:
+    """Of a piece of sound in the audio part."""
+    assert model.audio is not None
+    dtype = next(model.audio.parameters()).dtype
+    pieces = torch.empty(1, *model.audio.input_shape, dtype=dtype, device="meta")
+    try:
+        audio = weightless(model.audio)
+        return Cost("a piece of sound", counted(lambda: audio(pieces))[1])
+    except (RuntimeError, TypeError, ValueError):  # a part that reads values may still be saved
+        return Cost("a piece of sound", None)
 
 
 def _image_flops(model: Mllm | DualEncoder) -> tuple[int, int]:

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from rebus import registry
 from rebus.data.encoding import EncodingConfig
-from rebus.data.preprocess import ImageProcessorConfig, model_processor
+from rebus.data.preprocess import ImageProcessorConfig, check_digest
+from rebus.data.preprocess.image import check_squares
+from rebus.data.preprocess.media import MediaSettings, preprocess_digest
 from rebus.errors import invalid
+from rebus.models.audio import AudioConfig, AudioPart
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import GivesLayers, ReadsLayers
+from rebus.models.connectors.base import check_layers, read_features
+from rebus.models.encoders.video import FramePositions, FramePositionsConfig
+from rebus.models.media import MediaBatch
 from rebus.models.packing import PackedRows
-from rebus.models.without_images import is_data_parallel, no_images
+from rebus.models.without_images import is_data_parallel, no_images, no_sound
 from rebus.registry import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class MllmConfig:
-    """The three parts, by component name and settings."""
+    """The three parts, by component name and settings, and what they need for more than single squares."""
 
     encoder: Spec = registry.component("encoder", "vit")
     connector: Spec = registry.component("connector", "mlp")
     decoder: Spec = registry.component("decoder", "llama")
     # Ids the decoder knows; the tokenizer's.
     vocab_size: int
-    # The placeholder that image features take the place of.
+    # The placeholder that features take the place of: of images, and of videos and sounds likewise.
     image_token_id: int
     # How images become the encoder's input.
     preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
+    # Tiles, frames of videos, sound; without it an image is one square, and other media are refused.
+    media: MediaSettings | None = None
+    # What hears; without it sound is refused.
+    audio: AudioConfig | None = None
+    # Tells frames of a video apart by when they were shown; without it they are images one after another.
+    frame_positions: FramePositionsConfig | None = None
     # Of the preprocessing the model was trained with; empty in a new config, filled by the model.
     preprocess_digest: str = ""
     # Bounds of the rows the model was trained on.
@@ -43,6 +54,8 @@ class MllmConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.image_token_id < self.vocab_size:
             raise ValueError(f"image_token_id={self.image_token_id} is outside vocab_size={self.vocab_size}")
+        if self.media is None and (self.audio is not None or self.frame_positions is not None):
+            raise ValueError("audio and frame_positions need media, which says how sound and videos are read")
 
 
 class Mllm(nn.Module):
@@ -51,10 +64,10 @@ class Mllm(nn.Module):
     def __init__(self, config: MllmConfig) -> None:
         super().__init__()
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
-        processor = model_processor(
-            config.preprocess, image_size=self.vision_encoder.image_size, digest=config.preprocess_digest
-        )
-        self.config = config = dataclasses.replace(config, preprocess_digest=processor.digest)
+        digest = preprocess_digest(config.preprocess, config.media)
+        check_digest(digest, config.preprocess_digest)
+        check_squares(config.preprocess, self.vision_encoder.image_size)
+        self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
         self.connector = registry.build(
             "connector",
@@ -64,20 +77,33 @@ class Mllm(nn.Module):
             width_out=self.decoder.config.width,
             grid=self.vision_encoder.grid,
         )
-        if isinstance(self.connector, ReadsLayers):
-            _check_layers(self.connector.feature_layers, self.vision_encoder, config)
+        names = (config.encoder["name"], config.connector["name"])
+        check_layers(self.vision_encoder, self.connector, names=names, field="model.connector")
+        self.audio = self._audio_part(config)
+        self.frame_positions: FramePositions | None = None
+        if config.frame_positions is not None:
+            self.frame_positions = FramePositions(config.frame_positions, self.vision_encoder.width)
+
+    def _audio_part(self, config: MllmConfig) -> AudioPart | None:
+        if config.audio is None or config.media is None:
+            return None
+        width = self.decoder.config.width
+        return AudioPart(config.audio, log_mel=config.media.audio, width_out=width, field="model.audio")
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that one image takes in a row."""
+        """Tokens that one square takes in a row: an image, a tile or a frame."""
         return self.connector.num_tokens
 
     @property
     def image_grid(self) -> tuple[int, int]:
         """Rows and columns that an image's tokens lie on.
 
-        Raises ``InvalidArgumentError`` where the connector's tokens have no places in the image.
+        Raises ``InvalidArgumentError`` where the connector's tokens have no places in the image, or an image may be
+        more than one square.
         """
+        if self.config.media is not None:
+            raise invalid("model.media", "an image may be many tiles, but one grid of tokens is needed here")
         if self.connector.grid is None:
             name = self.config.connector["name"]
             raise invalid(
@@ -85,24 +111,49 @@ class Mllm(nn.Module):
             )
         return self.connector.grid
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
-        return self.connector(self.image_features(pixels))
+    def encode_images(self, pixels: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Decoder embeddings ``[N, image_tokens, D]`` of normalised squares ``[N, 3, H, W]``.
+
+        ``frames``, int64 ``[N]``, says which frame of its video each is, -1 for an image; without it all are images.
+        """
+        features = self.image_features(pixels)
+        if self.frame_positions is not None:
+            frames = pixels.new_full((len(pixels),), -1, dtype=torch.int64) if frames is None else frames
+            features = self.frame_positions(features, frames)
+        return self.connector(features)
+
+    def encode_media(self, media: MediaBatch) -> Tensor | None:
+        """Decoder embeddings of a batch's media, in order: ``[N, image_tokens, D]`` where all are images of one square,
+        else ``[tokens, D]``; ``None`` where there are no media.
+
+        Raises ``InvalidArgumentError`` for sound that the model cannot hear.
+        """
+        images = self.encode_images(media.pixels, media.frame_numbers()) if len(media.pixels) else None
+        sounds = None if media.spectrograms is None else self.encode_audio(media.spectrograms)
+        return images if media.is_uniform else media.interleave(images, sounds)
+
+    def encode_audio(self, spectrograms: Tensor) -> Tensor:
+        """Decoder embeddings ``[P, tokens, D]`` of log-mel pieces ``[P, mels, frames]``.
+
+        Raises ``InvalidArgumentError`` where the model has no audio part.
+        """
+        if self.audio is None:
+            raise invalid("model.audio", "is not there, so the model hears nothing")
+        return self.audio(spectrograms)
 
     def image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
-        if isinstance(self.connector, ReadsLayers):
-            return self.vision_encoder.forward_layers(pixels, self.connector.feature_layers)
-        return self.vision_encoder(pixels)
+        return read_features(self.vision_encoder, self.connector, pixels)
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
-        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
+        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, placeholders filled in order.
 
-        Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
+        Features are ``[N, image_tokens, D]``, or ``[tokens, D]`` of media that take unlike numbers of tokens. Raises
+        ``InvalidArgumentError`` where they and the placeholders do not match in number.
         """
         embeds = self.decoder.embed_tokens(input_ids)
         at = input_ids == self.config.image_token_id
-        found = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        found = 0 if image_features is None else image_features.shape[:-1].numel()
         if (expected := int(at.sum())) != found:
             raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
         if image_features is None or not found:
@@ -124,38 +175,39 @@ class Mllm(nn.Module):
         return self.decoder.new_cache(batch_size, capacity)
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        pixels: Tensor | None = None,
+        media: MediaBatch | None = None,
     ) -> Tensor:
-        """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders.
+        """Hidden states of whole rows.
 
-        In training with other processes, the encoder and the connector run even if there is no image.
+        ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders, of one square each; ``media`` all
+        that is shown and heard where that is more. In training with other processes, encoders and connectors run even
+        if there is nothing for them.
         """
-        features = None if pixels is None or not len(pixels) else self.encode_images(pixels)
-        embeds = self.embed(input_ids, features)
-        if features is None and self.training and is_data_parallel():
-            embeds = embeds + no_images(self)
-        return self.decode(embeds, positions, mask)
+        if media is None and pixels is not None:
+            media = MediaBatch.of_images(pixels)
+        shared = self.training and is_data_parallel()
+        no_pixels, no_spectrograms = media is None or not len(media.pixels), media is None or media.spectrograms is None
+        # What sees runs before what hears in every process, whichever of the two has input: FSDP gathers in that order.
+        zeros = [no_images(self)] if shared and no_pixels else []
+        embeds = self.embed(input_ids, None if media is None else self.encode_media(media))
+        if shared and no_spectrograms and self.audio is not None:
+            zeros.append(no_sound(self.audio))
+        return self.decode(sum(zeros, start=embeds), positions, mask)
 
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
     ) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them.
+        """Hidden states ``[T, D]`` of a flat batch; features (see ``embed``) as ``rows.images`` lists them.
 
         What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
         """
         embeds = self.embed(rows.input_ids, image_features)
         return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
-
-
-def _check_layers(layers: Sequence[int], encoder: nn.Module, config: MllmConfig) -> None:
-    """Raises ``InvalidArgumentError`` unless the encoder gives all ``layers``."""
-    wanted = f"{config.connector['name']!r} reads layers {list(layers)}"
-    if not isinstance(encoder, GivesLayers):
-        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} gives only its last")
-    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
-    depth: int | None = getattr(encoder, "num_layers", None)
-    if depth is not None and max(layers) > depth:
-        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {depth}")
 
 
 def count_parameters(module: nn.Module) -> int:

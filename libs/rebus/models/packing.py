@@ -41,7 +41,8 @@ class PackedReference:
 class PackedRows:
     """The tokens of a batch: the prefixes of its rows, then their branches, those of like length together.
 
-    The last token of a branch is no input, since nothing follows it; it is only a target.
+    The last token of a branch is no input, since nothing follows it; it is only a target. Placeholders are inputs
+    wherever they stand, so that each has its feature.
     """
 
     # int64 [T] each; see ``rebus.data.encoding.Row``
@@ -54,7 +55,7 @@ class PackedRows:
     # int64 [T, 2]: the row a token comes from, and its place there
     origins: NDArray[np.int64]
     layout: BranchLayout
-    # (row, index into the row's ``images``) of each image, in order of the placeholders
+    # (row, index into the row's ``images``) of each image, video and sound, in order of the placeholders
     images: Sequence[tuple[int, int]]
     regions: Sequence[PackedRegion]
     references: Sequence[PackedReference]
@@ -64,7 +65,9 @@ def pack_rows(rows: Sequence[Row], *, image_token_id: int) -> PackedRows:
     """Lays ``rows`` out flat; at least one."""
     runs = [_runs(row) for row in rows]
     prefixes = _by_length([(index, found[0]) for index, found in enumerate(runs)])
-    branches = [(index, slice(run.start, run.stop - 1)) for index, found in enumerate(runs) for run in found[1:]]
+    branches = [
+        (index, _inputs(rows[index], run, image_token_id)) for index, found in enumerate(runs) for run in found[1:]
+    ]
     branches = _by_length([item for item in branches if item[1].stop > item[1].start])
     place = {index: at for at, (index, _) in enumerate(prefixes)}
     order = prefixes + branches
@@ -107,6 +110,12 @@ def _runs(row: Row) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)]
 
 
+def _inputs(row: Row, branch: slice, image_token_id: int) -> slice:
+    """A branch without its last token, unless that is a placeholder."""
+    ends_in_image = bool(row.input_ids[branch.stop - 1] == image_token_id)
+    return slice(branch.start, branch.stop if ends_in_image else branch.stop - 1)
+
+
 def _image_order(rows: Sequence[Row], order: Sequence[tuple[int, slice]], image_token_id: int) -> list[tuple[int, int]]:
     """Images in flat order: those of a branch come after every prefix's."""
     images: list[tuple[int, int]] = []
@@ -114,10 +123,17 @@ def _image_order(rows: Sequence[Row], order: Sequence[tuple[int, slice]], image_
         row = rows[index]
         if row.images:
             is_image = row.input_ids == image_token_id
-            size = int(is_image.sum()) // len(row.images)
-            first, count = int(is_image[: run.start].sum()) // size, int(is_image[run].sum()) // size
-            images += [(index, first + offset) for offset in range(count)]
+            starts = _starts(row, int(is_image.sum()))
+            first, stop = np.searchsorted(starts, [is_image[: run.start].sum(), is_image[: run.stop].sum()])
+            images += [(index, int(at)) for at in range(first, stop)]
     return images
+
+
+def _starts(row: Row, num_placeholders: int) -> NDArray[np.int64]:
+    """How many of the row's placeholders come before each of its images."""
+    if row.media:
+        return np.cumsum([0, *(medium.num_tokens for medium in row.media[:-1])], dtype=np.int64)
+    return np.arange(len(row.images), dtype=np.int64) * (num_placeholders // max(len(row.images), 1))
 
 
 def _regions(rows: Sequence[Row], images: Sequence[tuple[int, int]]) -> list[PackedRegion]:
@@ -137,9 +153,9 @@ def _references(rows: Sequence[Row], origins: NDArray[np.int64], image_token_id:
     found: list[PackedReference] = []
     for index, row in enumerate(rows):
         shown = np.flatnonzero(row.input_ids == image_token_id)
-        size = len(shown) // max(len(row.images), 1)
+        starts = _starts(row, len(shown))
         for reference in row.references:
-            first = int(shown[reference.image * size])
+            first = int(shown[starts[reference.image]])
             query, sink, image = (flat[index, at] for at in (reference.at, 0, first))
             found.append(PackedReference(query=query, sink=sink, image=image, regions=reference.regions))
     return found

@@ -1,4 +1,4 @@
-"""Steps without images under data parallelism: every process must run the encoder and the connector.
+"""Steps without images or sound under data parallelism: every process must run every encoder and connector.
 
 DDP and FSDP let processes wait for each other once for each group of weights. A process whose batch holds no image
 would leave the encoder out, and the others would wait for it for ever.
@@ -15,12 +15,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from rebus.models.audio import AudioPart
     from rebus.models.mllm import Mllm
 
 
 def is_data_parallel() -> bool:
     """Whether other processes train with this one."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def no_sound(audio: AudioPart) -> Tensor:
+    """A scalar 0 for the loss, whose gradient is 0 for every weight of the audio part; silence runs through it."""
+    weight = next(audio.parameters())
+    silence = torch.zeros(1, *audio.input_shape, device=weight.device, dtype=weight.dtype)
+    with _as_in_evaluation(audio):
+        return (audio(silence) * 0.0).sum()
 
 
 def no_images(model: Mllm) -> Tensor:

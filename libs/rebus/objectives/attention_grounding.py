@@ -51,6 +51,7 @@ class AttentionGrounding:
 
     def __call__(self, model: Mllm, outputs: MllmOutputs) -> Tensor:
         """Mean over questions and heads; questions of which it is not known what they name do not count."""
+        size, grid = model.image_tokens, model.image_grid
         rows = outputs.batch.rows
         heads = slice(self._config.first_head, self._config.first_head + self._config.num_heads)
         if self._config.layer >= len(outputs.layer_inputs) or heads.stop > model.decoder.config.num_heads:
@@ -59,12 +60,11 @@ class AttentionGrounding:
             raise invalid("attention-grounding", f"{self._config} does not fit a decoder of {found}")
         if not rows.references:
             return outputs.layer_inputs[0].new_zeros(())
-        size = model.image_tokens
         keys_QC = torch.tensor([[r.sink, *range(r.image, r.image + size)] for r in rows.references])
         queries_Q = torch.tensor([r.query for r in rows.references])
         targets_QC = torch.zeros(len(rows.references), 1 + size)
         for target_C, reference in zip(targets_QC, rows.references, strict=True):
-            cells = {1 + cell_of(region, model.image_grid) for region in reference.regions} or {0}
+            cells = {1 + cell_of(region, grid) for region in reference.regions} or {0}
             target_C[list(cells)] = 1 / len(cells)
         inputs_TD = outputs.layer_inputs[self._config.layer]
         device = inputs_TD.device

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rebus.models.media import MediaBatch
 from rebus.models.mllm import Mllm
 from rebus.models.packing import PackedRows
 
@@ -17,8 +18,8 @@ class MllmBatch:
     """The input of one step."""
 
     rows: PackedRows
-    # float32 [N, 3, H, W], in the order of ``rows.images``
-    pixels: Tensor
+    # In the order of ``rows.images``.
+    media: MediaBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class MllmOutputs:
     """One forward pass, shared by all objectives of a step."""
 
     batch: MllmBatch
-    # [N, image_tokens, D]; None where the batch holds no image
+    # [N, image_tokens, D] where all media are images of one square, else [tokens, D]; None where there are none.
+    # Who needs to know which token shows what asks ``Mllm.image_grid``, which refuses models that split images.
     image_features: Tensor | None
     # [T, D]; None where no objective of the stage needs the decoder
     hidden_states: Tensor | None

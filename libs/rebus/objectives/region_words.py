@@ -56,13 +56,14 @@ class RegionWords:
         Only words that some region of the batch asks for compete. Were the whole vocabulary to, every other word would
         be pushed away from all images, and the decoder would start by unlearning that.
         """
+        grid = model.image_grid  # asked first: it refuses models whose features have no such shape
         features_NTD = outputs.image_features
         regions = outputs.batch.rows.regions
         words = sorted(telling_words([region.token_ids for region in regions], self._config.common_share))
         if features_NTD is None or not words:
             return next(model.parameters()).new_zeros(())
         candidates = torch.tensor([model.config.image_token_id, *words], device=features_NTD.device)
-        targets_NTC, found_NT = _targets(features_NTD, candidates, regions, model.image_grid)
+        targets_NTC, found_NT = _targets(features_NTD, candidates, regions, grid)
         logits_NTC = model.logits(model.decoder.norm(features_NTD)).float()[..., candidates]
         losses_NT = F.kl_div(F.log_softmax(logits_NTC, dim=-1), targets_NTC, reduction="none").sum(-1)
         weights_NT = torch.where(found_NT, 1.0, self._config.background_weight)

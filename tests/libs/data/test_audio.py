@@ -7,7 +7,7 @@ import pytest
 
 from rebus.data.audio import AudioLimits, check_audio, decode_audio
 from rebus.errors import InvalidArgumentError
-from tests.libs.data.media_files import clip, encoded, tone, wav
+from tests.media_files import clip, encoded, tone, wav
 
 
 def test_wav_samples_come_back_as_written() -> None:

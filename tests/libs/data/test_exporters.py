@@ -21,10 +21,10 @@ from rebus.data import exporters
 from rebus.data.rows import to_batch
 from rebus.data.sample import SPLITS, Sample, Segment
 from rebus.errors import AlreadyExistsError, InvalidArgumentError
-from tests.libs.data.media_files import tone, wav
 from tests.libs.data.reading import png, read
 from tests.libs.data.test_reader_formats import jpeg
 from tests.libs.data.test_reader_formats import tar as make_tar
+from tests.media_files import tone, wav
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
 PLAIN = st.text(string.ascii_letters + string.digits + " .,<>é\n", min_size=1, max_size=30)

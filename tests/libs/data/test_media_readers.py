@@ -17,7 +17,7 @@ from rebus.data.rows import to_batch
 from rebus.data.sample import Sample, Segment
 from rebus.errors import InvalidArgumentError
 from rebus.store import Store
-from tests.libs.data.media_files import clip, encoded, tone, wav
+from tests.media_files import clip, encoded, tone, wav
 
 FILES = {
     "audio": {"a": wav(tone(1.0)), "b": encoded(tone(1.0), "flac", "flac"), "long": wav(tone(3.0))},

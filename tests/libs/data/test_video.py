@@ -10,7 +10,7 @@ import pytest
 
 from rebus.data.video import Video, VideoInfo, VideoLimits
 from rebus.errors import InvalidArgumentError
-from tests.libs.data.media_files import clip, encoded, number_of, tone
+from tests.media_files import clip, encoded, number_of, tone
 
 FORMATS = [
     ("libx264", "mp4", {"g": 8, "bf": 3}),  # keyframes in between, frames out of order

@@ -35,7 +35,7 @@ PROMPTS = [
 
 @pytest.fixture
 def generator() -> Generator:
-    return Generator(MODEL, ENCODER, PROCESSOR)
+    return Generator(MODEL, ENCODER)
 
 
 def recompute(prompt: Prompt, count: int, model: Mllm = MODEL) -> list[int]:
@@ -108,7 +108,7 @@ def test_stream_equals_generate_and_counts(generator: Generator) -> None:
 
 def test_each_request_stops_by_itself() -> None:
     model = model_that_ends(PROMPTS[0], after=3)
-    generator = Generator(model, ENCODER, PROCESSOR)
+    generator = Generator(model, ENCODER)
     answers = generator.generate(PROMPTS, Sampling(max_new_tokens=10))
     assert [list(answer.token_ids) for answer in answers] == [recompute(p, 10, model) for p in PROMPTS]
     assert {answer.finish_reason for answer in answers} == {"stop", "length"}
@@ -187,6 +187,6 @@ def test_progress_is_told_per_batch(generator: Generator) -> None:
 )
 def test_a_bad_request_is_named_before_anything_is_made(prompt: Prompt, sampling: Sampling, message: str) -> None:
     limits = GenerationLimits(max_prompt_tokens=32, max_new_tokens=20, max_images=2)
-    bounded = Generator(MODEL, ENCODER, PROCESSOR, limits)
+    bounded = Generator(MODEL, ENCODER, limits)
     with pytest.raises(InvalidArgumentError, match=message):
         bounded.stream(prompt, sampling)

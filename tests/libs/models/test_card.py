@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from torch import Tensor, nn
 
 from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess.log_mel import LogMelConfig
+from rebus.data.preprocess.media import MediaSettings
 from rebus.models import load_model, save_model
+from rebus.models.audio import AudioConfig
 from rebus.models.card import Card, Cost, describe
 from rebus.models.causal_lm import CausalLm, CausalLmConfig
 from rebus.models.dual_encoder import DualEncoder, DualEncoderConfig
+from rebus.models.encoders.video import FramePositionsConfig
 from rebus.models.flops import decoder_token_flops, encoder_image_flops
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.moe import MoeConfig, MoeLayer
@@ -101,6 +106,31 @@ def test_a_multimodal_model() -> None:
     assert facts["tokens an image"] == model.image_tokens == 4
     assert facts["digest of the preprocessing"] == model.config.preprocess_digest
     assert "- connector `mlp`: MM1: multimodal LLM pre-training, <https://arxiv.org/abs/2403.09611>" in card.markdown()
+
+
+def test_the_audio_part_and_frame_positions_count_too() -> None:
+    whisper = {"name": "whisper", "num_mels": 8, "num_frames": 20, "width": 8, "num_layers": 1, "num_heads": 2}
+    model = Mllm(
+        replace(
+            multimodal().config,
+            media=MediaSettings(audio=LogMelConfig(num_mels=8, chunk_seconds=0.2)),
+            audio=AudioConfig(encoder={**whisper, "hidden_width": 8}, connector={"name": "linear"}),
+            frame_positions=FramePositionsConfig(num_frames=2),
+            preprocess_digest="",
+        )
+    )
+    card = describe(model)
+    assert model.audio is not None
+    found = sizes(card)
+    assert card.parameters == sum(weight.numel() for weight in model.parameters())
+    assert found["audio encoder"][0] == sum(weight.numel() for weight in model.audio.encoder.parameters())
+    assert found["audio connector"][0] == 8 * 32 + 32
+    assert found["frame positions"][0] == 2 * 16
+    assert dict(card.facts)["tokens a piece of sound"] == 10
+    # Convolutions of 3 over 20 and then 10 frames, a block on 10 tokens, the projection.
+    convolutions = 2 * 3 * 8 * 8 * (20 + 10)
+    block = 2 * 10 * (4 * 8 * 8 + 2 * 8 * 8) + 2 * 2 * 10 * 10 * 8
+    assert card.costs[-1] == Cost("a piece of sound", convolutions + block + 2 * 10 * 8 * 32)
 
 
 def test_a_dual_encoder() -> None:

@@ -338,16 +338,16 @@ def test_videos_are_their_frames_told_apart_by_time(positions: Any) -> None:
     frames = torch.stack(pictures(*[(32, 32)] * 6)).unflatten(0, (2, 3))
     if positions == "learned":
         torch.testing.assert_close(encoder(frames)[1, 16:32], encoder.image(frames[1, 1:2])[0])
-        nn.init.normal_(encoder.position)
+        nn.init.normal_(encoder.frame_positions.position)
 
     found = encoder(frames)
 
     for video, frame in product(range(2), range(3)):
-        expected = encoder.image(frames[video, frame][None])[0] + encoder.position[frame]
+        expected = encoder.image(frames[video, frame][None])[0] + encoder.frame_positions.position[frame]
         torch.testing.assert_close(found[video].unflatten(0, (3, 16))[frame], expected)
     (second,) = encoder.forward_layers(frames, [-2])
     (of_frame,) = encoder.image.forward_layers(frames[0, 2:], [-2])
-    torch.testing.assert_close(second[0, 32:], of_frame[0] + encoder.position[2])
+    torch.testing.assert_close(second[0, 32:], of_frame[0] + encoder.frame_positions.position[2])
     assert (encoder.grid, encoder.num_tokens, encoder.image_size, encoder.width) == ((16, 4), 64, 32, 24)
     with pytest.raises(ValueError, match="a video of 5 frames"):
         encoder(torch.zeros(1, 5, 3, 32, 32))

@@ -13,6 +13,7 @@ from rebus.data.sample import Box, Sample, Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import InvalidArgumentError
 from rebus.models.attention import dense_attention
+from rebus.models.media import MediaBatch
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.attention_grounding import AttentionGrounding, AttentionGroundingConfig
@@ -54,7 +55,7 @@ def outputs(model: Mllm, *rows: Row) -> MllmOutputs:
     features, layer_inputs = model.encode_images(pixels), []
     hidden = model.forward_packed(packed, features, layer_inputs)
     return MllmOutputs(
-        batch=MllmBatch(rows=packed, pixels=pixels),
+        batch=MllmBatch(rows=packed, media=MediaBatch.of_images(pixels)),
         image_features=features,
         hidden_states=hidden,
         layer_inputs=layer_inputs,

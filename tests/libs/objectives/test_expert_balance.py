@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rebus import registry
 from rebus.data.encoding import Row
+from rebus.models.media import MediaBatch
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.moe import AuxiliaryLossConfig, MoeConfig, auxiliary_loss, moe_layers
 from rebus.models.moe.placement import every_nth, replace_mlps
@@ -38,7 +39,7 @@ def loss(model: Mllm, config: AuxiliaryLossConfig) -> Tensor:
     ids = torch.arange(12).numpy()
     row = Row(input_ids=ids, labels=ids, positions=ids, branches=0 * ids, images=())
     rows = pack_rows([row], image_token_id=49)
-    batch = MllmBatch(rows=rows, pixels=torch.zeros(0, 3, 64, 64))
+    batch = MllmBatch(rows=rows, media=MediaBatch.of_images(torch.zeros(0, 3, 64, 64)))
     outputs = MllmOutputs(batch=batch, image_features=None, hidden_states=model.forward_packed(rows, None))
     kept = [layer.routing for _, layer in moe_layers(model)]
     objective = registry.build(

@@ -10,6 +10,7 @@ from torch import Tensor
 from rebus.data.encoding import IGNORE_INDEX, Encoder, EncodingConfig
 from rebus.data.sample import Sample, Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
+from rebus.models.media import MediaBatch
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs
@@ -58,7 +59,9 @@ def outputs(model: Mllm) -> MllmOutputs:
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     features = model.encode_images(pixels)
     hidden = model.forward_packed(packed, features)
-    return MllmOutputs(batch=MllmBatch(rows=packed, pixels=pixels), image_features=features, hidden_states=hidden)
+    return MllmOutputs(
+        batch=MllmBatch(rows=packed, media=MediaBatch.of_images(pixels)), image_features=features, hidden_states=hidden
+    )
 
 
 def plain(model: Mllm, out: MllmOutputs, power: float) -> Tensor:

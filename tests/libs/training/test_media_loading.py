@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rebus.data.encoding import Encoder, EncodingConfig
-from rebus.data.images import ImageBytes
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
-from rebus.data.sample import Sample
+from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess.media import MediaProcessor, MediaProcessorConfig
+from rebus.data.preprocess.reading import MediaReader, Medium
+from rebus.data.sample import Sample, Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import InvalidArgumentError
 from rebus.training import prefetch
@@ -23,7 +24,8 @@ from rebus.training.task import Batch
 from rebus.training.tasks import mllm
 from tests.libs.training.scenes_run import Recorder, execute, recipe, samples
 
-PROCESSOR = ImageProcessor(ImageProcessorConfig(image_size=32))
+PROCESSOR = MediaProcessor(MediaProcessorConfig(image=ImageProcessorConfig(image_size=32)))
+READER = MediaReader(PROCESSOR, image_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +35,19 @@ def encoder() -> Encoder:
     return Encoder(tokenizer, image_tokens=4, config=EncodingConfig())
 
 
-class Watched(ImageProcessor):
+class Watched(MediaReader):
     """Notes which threads decode; the first two images wait for each other, so that one thread would not do."""
 
     def __init__(self) -> None:
-        super().__init__(PROCESSOR.config)
+        super().__init__(PROCESSOR, image_tokens=4)
         self.threads: list[str] = []
         self._together = threading.Barrier(2)
 
-    def __call__(self, data: ImageBytes, *, field: str = "image") -> np.ndarray:
+    def read(self, segment: Segment, data: bytes, *, num_images: int, field: str) -> Medium:
         self.threads.append(threading.current_thread().name)
         if len(self.threads) <= 2:
             self._together.wait(timeout=20)
-        return super().__call__(data, field=field)
+        return super().read(segment, data, num_images=num_images, field=field)
 
 
 def test_rows_are_prepared_in_threads_and_are_those_of_one_by_one(
@@ -62,8 +64,8 @@ def test_rows_are_prepared_in_threads_and_are_those_of_one_by_one(
     for item, index in zip(found, wanted, strict=True):
         row = encoder.encode(rows[index])
         np.testing.assert_array_equal(item.row.input_ids, row.input_ids)
-        expected = [PROCESSOR(rows[index].media[number]) for number in row.images]
-        np.testing.assert_array_equal(np.array(item.pixels), np.array(expected))
+        expected = [PROCESSOR.image_processor(rows[index].media[number]) for number in row.images]
+        np.testing.assert_array_equal(np.concatenate([medium.values for medium in item.media]), np.array(expected))
 
 
 def test_rows_that_are_kept_are_not_read_again(encoder: Encoder) -> None:
@@ -73,7 +75,7 @@ def test_rows_that_are_kept_are_not_read_again(encoder: Encoder) -> None:
             return super().take(indices)
 
     taken: list[int] = []
-    prepared, budget = mllm._PreparedRows(Once(samples()), (), encoder, PROCESSOR), mllm._Budget(1 << 30)
+    prepared, budget = mllm._PreparedRows(Once(samples()), (), encoder, READER), mllm._Budget(1 << 30)
 
     for _ in range(2):
         prepared.take(np.array([3, 1, 3]), budget)
@@ -84,7 +86,7 @@ def test_rows_that_are_kept_are_not_read_again(encoder: Encoder) -> None:
 def test_a_bad_image_names_its_sample(encoder: Encoder) -> None:
     rows = samples()
     rows[4] = replace(rows[4], media=[rows[4].media[0][:60], *rows[4].media[1:]])
-    prepared = mllm._PreparedRows(SampleList(rows), (), encoder, PROCESSOR)
+    prepared = mllm._PreparedRows(SampleList(rows), (), encoder, READER)
 
     with pytest.raises(InvalidArgumentError) as caught:
         prepared.take(np.arange(8), mllm._Budget(0))

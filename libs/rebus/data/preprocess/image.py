@@ -127,12 +127,17 @@ def model_processor(config: ImageProcessorConfig, *, image_size: int, digest: st
     """
     processor = ImageProcessor(config)
     check_digest(processor.digest, digest)
+    check_squares(config, image_size)
+    return processor
+
+
+def check_squares(config: ImageProcessorConfig, image_size: int) -> None:
+    """``InvalidArgumentError`` unless every image comes as an encoder's square of ``image_size`` pixels."""
     if config.image_size != image_size:
         raise invalid("model.preprocess.image_size", f"is {config.image_size}, the encoder reads {image_size}")
     if not config.is_square:
         expected = ", ".join(_CANVAS_MODES)
         raise invalid("model.preprocess.resize", f"is {config.resize!r}, the encoder reads squares: {expected}")
-    return processor
 
 
 def check_digest(found: str, stored: str) -> None:

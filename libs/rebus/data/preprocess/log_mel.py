@@ -62,7 +62,18 @@ class LogMel:
         self, data: bytes, *, start_seconds: float = 0.0, end_seconds: float | None = None, field: str = "audio"
     ) -> NDArray[np.float32]:
         """The part between two moments as float32 ``[pieces, num_mels, num_frames]``; errors as ``decode_audio``."""
-        samples = decode_audio(
+        samples = self._samples(data, start_seconds, end_seconds, field)
+        size = self.config.chunk_samples
+        return np.stack([self.features(samples[at : at + size]) for at in range(0, len(samples), size)])
+
+    def num_pieces(
+        self, data: bytes, *, start_seconds: float = 0.0, end_seconds: float | None = None, field: str = "audio"
+    ) -> int:
+        """How many pieces that part makes; the sound is decoded, since headers are often wrong about its length."""
+        return -(-len(self._samples(data, start_seconds, end_seconds, field)) // self.config.chunk_samples)
+
+    def _samples(self, data: bytes, start_seconds: float, end_seconds: float | None, field: str) -> NDArray[np.float32]:
+        return decode_audio(
             data,
             sample_rate=self.config.sample_rate,
             start_seconds=start_seconds,
@@ -70,8 +81,6 @@ class LogMel:
             limits=self.limits,
             field=field,
         )
-        size = self.config.chunk_samples
-        return np.stack([self.features(samples[at : at + size]) for at in range(0, len(samples), size)])
 
     def features(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """One piece of sound, float32 ``[T]`` of at most its length, to float32 ``[num_mels, num_frames]``."""

@@ -27,14 +27,20 @@ CODE_VERSION = "media-processor-2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaProcessorConfig:
+class MediaSettings:
+    """What becomes of media beside how one square is made of an image."""
+
+    splitter: Spec = registry.component("splitter", "single")
+    frames: Spec = registry.component("frame-sampler", "uniform")
+    audio: LogMelConfig = field(default_factory=LogMelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaProcessorConfig(MediaSettings):
     """How each kind of media becomes an encoder's input."""
 
     # Of one tile or frame; it must make squares.
     image: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
-    splitter: Spec = registry.component("splitter", "single")
-    frames: Spec = registry.component("frame-sampler", "uniform")
-    audio: LogMelConfig = field(default_factory=LogMelConfig)
 
     def __post_init__(self) -> None:
         if not self.image.is_square:
@@ -127,6 +133,10 @@ class MediaProcessor:
         whole = image.decode(background=self.config.image.background)  # what JPEG does depends on the scale
         return self._tiles(noise(whole, *key), grid)
 
+    def num_tiles(self, data: ImageBytes, *, num_images: int = 1, field: str = "image") -> int:
+        """How many tiles ``image`` makes, told by the header alone; errors as ``image``."""
+        return self.grid(*self.image_processor.open(data, field=field).size, num_images=num_images).num_tiles
+
     def grid(self, height: int, width: int, *, num_images: int = 1) -> Grid:
         """The grid of an image of that size, known before it is decoded: so many tiles, so many tokens."""
         return self._splitter(height, width, side=self.config.image.image_size, num_images=num_images)
@@ -170,6 +180,20 @@ class MediaProcessor:
         Frames are never split into tiles. ``relevance`` scores frames of the part, by their numbers in it, for samplers
         that ask. Raises ``InvalidArgumentError`` naming ``field``.
         """
+        video, numbers = self._sampled(data, start_seconds, end_seconds, relevance, field)
+        frames = np.stack([self.image_processor.resize(frame) for frame in video.frames(numbers)])
+        return frames, [number / video.info.fps for number in numbers]
+
+    def num_frames(
+        self, data: bytes, *, start_seconds: float = 0.0, end_seconds: float | None = None, field: str = "video"
+    ) -> int:
+        """How many frames ``video`` gives, without reading them; errors as ``video``."""
+        return len(self._sampled(data, start_seconds, end_seconds, None, field)[1])
+
+    def _sampled(
+        self, data: bytes, start_seconds: float, end_seconds: float | None, relevance: Relevance | None, field: str
+    ) -> tuple[Video, list[int]]:
+        """The opened video and the numbers of the frames to look at."""
         video = Video(data, limits=self._video_limits, field=field)
         info = video.info
         first = round(start_seconds * info.fps)
@@ -177,15 +201,29 @@ class MediaProcessor:
         if first >= last:
             until = "the end" if end_seconds is None else f"{end_seconds:g} s"
             raise invalid(field, f"has no frames from {start_seconds:g} s to {until}")
-        numbers = [first + number for number in self._sampler(last - first, info.fps, relevance)]
-        frames = np.stack([self.image_processor.resize(frame) for frame in video.frames(numbers)])
-        return frames, [number / info.fps for number in numbers]
+        return video, [first + number for number in self._sampler(last - first, info.fps, relevance)]
 
     def audio(
         self, data: bytes, *, start_seconds: float = 0.0, end_seconds: float | None = None, field: str = "audio"
     ) -> NDArray[np.float32]:
         """The part between two moments as log-mel pieces, float32 ``[pieces, mels, frames]``."""
         return self._log_mel(data, start_seconds=start_seconds, end_seconds=end_seconds, field=field)
+
+    def num_pieces(
+        self, data: bytes, *, start_seconds: float = 0.0, end_seconds: float | None = None, field: str = "audio"
+    ) -> int:
+        """How many pieces ``audio`` gives; errors as ``audio``."""
+        return self._log_mel.num_pieces(data, start_seconds=start_seconds, end_seconds=end_seconds, field=field)
+
+
+def preprocess_digest(image: ImageProcessorConfig, media: MediaSettings | None) -> str:
+    """The digest of a model's preprocessing; one without ``media`` sees single squares alone."""
+    return ImageProcessor(image).digest if media is None else MediaProcessor(media_config(image, media)).digest
+
+
+def media_config(image: ImageProcessorConfig, media: MediaSettings) -> MediaProcessorConfig:
+    """Both settings as one config."""
+    return MediaProcessorConfig(image=image, splitter=media.splitter, frames=media.frames, audio=media.audio)
 
 
 def _settings(kind: str, spec: Spec) -> list[object]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from rebus.errors import invalid
 
 
 class Connector(Protocol):
@@ -37,6 +39,30 @@ class GivesLayers(Protocol):
         FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
         """
         ...
+
+
+def read_features(encoder: nn.Module, connector: nn.Module, inputs: Tensor) -> Tensor | list[Tensor]:
+    """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
+    if isinstance(connector, ReadsLayers):
+        assert isinstance(encoder, GivesLayers)
+        return encoder.forward_layers(inputs, connector.feature_layers)
+    return encoder(inputs)
+
+
+def check_layers(encoder: nn.Module, connector: nn.Module, *, names: tuple[str, str], field: str) -> None:
+    """Raises ``InvalidArgumentError`` naming ``field`` unless the encoder gives all layers that the connector reads.
+
+    ``names`` are those of the two components.
+    """
+    if not isinstance(connector, ReadsLayers):
+        return
+    wanted = f"{names[1]!r} reads layers {list(connector.feature_layers)}"
+    if not isinstance(encoder, GivesLayers):
+        raise invalid(field, f"{wanted}, but encoder {names[0]!r} gives only its last")
+    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
+    depth: int | None = getattr(encoder, "num_layers", None)
+    if depth is not None and max(connector.feature_layers) > depth:
+        raise invalid(field, f"{wanted}, but encoder {names[0]!r} has {depth}")
 
 
 def to_map(features_NTD: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebus import registry
@@ -17,10 +18,9 @@ from rebus.registry import Spec, register
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoEncoderConfig:
-    """The image encoder and the positions of its frames."""
+class FramePositionsConfig:
+    """How frames are told apart."""
 
-    image: Spec = registry.component("encoder", "vit")
     # At most so many frames a video.
     num_frames: int = 8
     # ``learned`` starts at zero, so that a video begins as its frames' features.
@@ -29,6 +29,39 @@ class VideoEncoderConfig:
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise ValueError(f"num_frames={self.num_frames} must be positive")
+
+
+class FramePositions(nn.Module):
+    """Adds to the features of a video's frame what tells when it was shown."""
+
+    def __init__(self, config: FramePositionsConfig, width: int) -> None:
+        super().__init__()
+        self.num_frames = config.num_frames
+        if config.positions == "learned":
+            self.position = nn.Parameter(torch.zeros(config.num_frames, width))
+        else:
+            self.register_buffer("position", sinusoids(config.num_frames, width))
+
+    @overload
+    def forward(self, features: Tensor, frames: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, features: list[Tensor], frames: Tensor) -> list[Tensor]: ...
+    def forward(self, features: Tensor | list[Tensor], frames: Tensor) -> Tensor | list[Tensor]:
+        """Features ``[N, T, D]``, or those of many layers, of squares that are frames int64 ``[N]`` of their videos.
+
+        Nothing is added where the number is -1: that square is an image.
+        """
+        if isinstance(features, list):
+            return [self.forward(layer, frames) for layer in features]
+        table_FD = F.pad(self.position, (0, 0, 0, 1))  # its last row, of zeros, is that of -1
+        return features + table_FD[frames][:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEncoderConfig(FramePositionsConfig):
+    """The image encoder and the positions of its frames."""
+
+    image: Spec = registry.component("encoder", "vit")
 
 
 @register("encoder", "video", config=VideoEncoderConfig)
@@ -43,10 +76,7 @@ class VideoEncoder(nn.Module):
         self.num_frames = config.num_frames
         # Frames lie one below the other.
         self.grid: tuple[int, int] = (config.num_frames * rows, columns)
-        if config.positions == "learned":
-            self.position = nn.Parameter(torch.zeros(config.num_frames, self.width))
-        else:
-            self.register_buffer("position", sinusoids(config.num_frames, self.width))
+        self.frame_positions = FramePositions(config, self.width)
 
     @property
     def num_tokens(self) -> int:
@@ -70,5 +100,5 @@ class VideoEncoder(nn.Module):
         return frames.flatten(0, 1)
 
     def _in_time(self, x: Tensor, frames: Tensor) -> Tensor:
-        x_NFTD = x.unflatten(0, frames.shape[:2])
-        return (x_NFTD + self.position[: frames.shape[1], None]).flatten(1, 2)
+        numbers = torch.arange(frames.shape[1], device=frames.device).repeat(len(frames))
+        return self.frame_positions(x, numbers).unflatten(0, frames.shape[:2]).flatten(1, 2)

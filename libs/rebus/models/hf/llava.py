@@ -288,6 +288,8 @@ def write_llava(
 def tower_of(model: Mllm) -> Tower:
     """The encoder's tower; ``InvalidArgumentError`` names what else than the decoder a LLaVA has no word for."""
     encoder, connector, names = model.vision_encoder, model.connector, model.config
+    if names.media is not None:
+        raise invalid("media", "a LLaVA sees images of one square, no tiles and videos, and hears nothing")
     tower = next((tower for tower in _TOWERS if type(encoder) is tower.encoder), None)
     if tower is None:
         raise invalid("encoder", f"a LLaVA has no {names.encoder['name']!r}, only {', '.join(t.name for t in _TOWERS)}")

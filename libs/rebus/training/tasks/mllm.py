@@ -15,13 +15,18 @@ from rebus import registry
 from rebus.data.encoding import Encoder, EncodingConfig, Row
 from rebus.data.loader import load_samples
 from rebus.data.mixers import odm
-from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess.media import MediaSettings
+from rebus.data.preprocess.reading import MediaReader, Medium
 from rebus.data.sample import Sample
 from rebus.data.stream import Drawn, PackConfig, Size, Step, StreamState, by_source
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import invalid
+from rebus.models.audio import AudioConfig
 from rebus.models.encoders.base import Pretrained
+from rebus.models.encoders.video import FramePositionsConfig
 from rebus.models.io import save_model
+from rebus.models.media import collate, encoder_of, reader_of
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.moe import peek_routing, take_routing
 from rebus.models.packing import pack_rows
@@ -47,6 +52,10 @@ class MllmTaskConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    # For tiles, videos and sound; see ``MllmConfig``.
+    media: MediaSettings | None = None
+    audio: AudioConfig | None = None
+    frame_positions: FramePositionsConfig | None = None
     # Memory for rows kept decoded and encoded; beyond it rows are prepared anew each time they are drawn.
     cache_mib: int = 1024
 
@@ -80,15 +89,19 @@ class MllmTask:
             image_token_id=tokenizer.image_token_id,
             preprocess=self._config.preprocess,
             encoding=self._config.encoding,
+            media=self._config.media,
+            audio=self._config.audio,
+            frame_positions=self._config.frame_positions,
         )
         model = Mllm(config)
-        if isinstance(model.vision_encoder, Pretrained):
-            model.vision_encoder.load_pretrained()
+        for part in model.modules():
+            if isinstance(part, Pretrained):
+                part.load_pretrained()
         self._tokenizer = tokenizer
-        self._processor = ImageProcessor(self._config.preprocess)
-        encoder = Encoder(tokenizer, image_tokens=model.image_tokens, config=self._config.encoding)
+        self._reader = reader_of(model)
+        encoder = encoder_of(model, tokenizer)
         self._rows = {
-            name: _PreparedRows(source, context.recipe.data[name].tasks, encoder, self._processor)
+            name: _PreparedRows(source, context.recipe.data[name].tasks, encoder, self._reader)
             for name, source in context.sources.items()
         }
         self._budget = _Budget(self._config.cache_mib << 20)
@@ -97,11 +110,13 @@ class MllmTask:
     def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
         """``embeddings`` is the decoder's word table, which is also a part of ``decoder``."""
         assert isinstance(model, Mllm)
+        optional = {"audio": model.audio, "frame_positions": model.frame_positions}
         return {
             "vision_encoder": model.vision_encoder,
             "connector": model.connector,
             "decoder": model.decoder,
             "embeddings": model.decoder.embed_tokens,
+            **{name: part for name, part in optional.items() if part is not None},
         }
 
     def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
@@ -119,10 +134,10 @@ class MllmTask:
 
     def _batch(self, step: Step, items: Sequence[_Prepared]) -> Batch:
         packed = pack_rows([item.row for item in items], image_token_id=self._tokenizer.image_token_id)
-        pixels = self._normalised([items[row].pixels[index] for row, index in packed.images])
+        media = collate([items[row].media[index] for row, index in packed.images], self._reader.processor)
         return Batch(
-            data=MllmBatch(rows=packed, pixels=pixels),
-            num_bytes=pixels.nbytes,  # beside which tokens are little
+            data=MllmBatch(rows=packed, media=media),
+            num_bytes=media.num_bytes,  # beside which tokens are little
             consumed=_consumed(step.samples, items),
             samples=step.samples,
             stream=step.state,
@@ -156,7 +171,7 @@ class MllmTask:
         assert isinstance(model, Mllm)
         objectives = self._stage_objectives(stage)
         data: MllmBatch = batch.data
-        features = model.encode_images(data.pixels) if len(data.pixels) else None
+        features = model.encode_media(data.media)
         decoded = any(objective.needs_decoder for _, _, objective in objectives)
         layer_inputs: list[Tensor] = []
         hidden = model.forward_packed(data.rows, features, layer_inputs) if decoded else None
@@ -186,23 +201,22 @@ class MllmTask:
             self._objectives[stage.name] = built
         return self._objectives[stage.name]
 
-    def _normalised(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        if not pixels:
-            side = self._config.preprocess.image_size
-            return torch.zeros(0, 3, side, side)
-        return torch.from_numpy(self._processor.normalise(np.stack(pixels)))
-
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An encoded row and its images, uint8 ``[H, W, 3]`` each, in order of the row's placeholders."""
+    """An encoded row and its media, in order of the row's placeholders."""
 
     row: Row
-    pixels: Sequence[NDArray[np.uint8]]
+    media: Sequence[Medium]
+
+    @property
+    def num_images(self) -> int:
+        """Squares that the image encoder reads."""
+        return sum(medium.num_images for medium in self.media)
 
     @property
     def num_bytes(self) -> int:
-        return self.row.input_ids.nbytes * 4 + sum(image.nbytes for image in self.pixels)
+        return self.row.input_ids.nbytes * 4 + sum(medium.values.nbytes for medium in self.media)
 
 
 @dataclass
@@ -215,9 +229,9 @@ class _Budget:
 class _PreparedRows:
     """The rows of one binding, decoded and encoded once while memory lasts."""
 
-    def __init__(self, source: SampleSource, tasks: Sequence[str], encoder: Encoder, processor: ImageProcessor) -> None:
+    def __init__(self, source: SampleSource, tasks: Sequence[str], encoder: Encoder, reader: MediaReader) -> None:
         self.source = source
-        self._tasks, self._encoder, self._processor = tasks, encoder, processor
+        self._tasks, self._encoder, self._reader = tasks, encoder, reader
         self._kept: dict[int, _Prepared] = {}
 
     def take(self, indices: NDArray[np.int64], budget: _Budget) -> list[_Prepared]:
@@ -235,9 +249,7 @@ class _PreparedRows:
 
     def _prepare(self, sample: Sample) -> _Prepared:
         row = self._encoder.encode(sample, self._tasks)
-        where = f"sample[{sample.id}].media"
-        pixels = [self._processor(sample.media[index], field=f"{where}[{index}]") for index in row.images]
-        return _Prepared(row, pixels)
+        return _Prepared(row, self._reader.read_row(row, sample.media, field=f"sample[{sample.id}].media"))
 
 
 class _Loader:
@@ -252,7 +264,7 @@ class _Loader:
         """What the samples take of a pack."""
         self._hold(drawn)
         items = [self._held[sample.number] for sample in drawn]
-        return [Size(tokens=len(item.row), images=len(item.pixels)) for item in items]
+        return [Size(tokens=len(item.row), images=item.num_images) for item in items]
 
     def take(self, drawn: Sequence[Drawn]) -> list[_Prepared]:
         """The rows of the samples, in their order."""
@@ -293,5 +305,5 @@ def _consumed(drawn: Sequence[Drawn], items: Sequence[_Prepared]) -> dict[str, C
         entry = counts.setdefault(sample.source, Consumed())
         entry.samples += 1
         entry.tokens += len(item.row)
-        entry.images += len(item.pixels)
+        entry.images += item.num_images
     return counts

@@ -8,7 +8,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
-from tests.libs.data.media_files import tone, wav
+from tests.media_files import tone, wav
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])

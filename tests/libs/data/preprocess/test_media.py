@@ -19,7 +19,7 @@ from rebus.data.preprocess.log_mel import LogMelConfig
 from rebus.data.preprocess.media import MediaProcessor, MediaProcessorConfig
 from rebus.data.preprocess.resize import Area, patch_mask
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
-from tests.libs.data.media_files import clip, number_of, tone, wav
+from tests.media_files import clip, number_of, tone, wav
 
 SIDE = 16
 SPLITTERS = [{"name": "dynamic", "min_tiles": 1}, {"name": "sub-images"}, {"name": "aspect"}, {"name": "single"}]
