@@ -1,4 +1,4 @@
-"""Language models, LLaVA and InternVL from Hugging Face folders, language models from GGUF files, and into such folders."""
+"""Language models, LLaVA and InternVL from and to Hugging Face folders, and language models from GGUF files."""
 
 from rebus.models.hf.convert import read_folder, write_folder
 from rebus.models.hf.folders import export_folder, import_folder

@@ -1,4 +1,4 @@
-"""Hugging Face folders into model folders of ours, and back: language models and whole ones, by what their config says."""
+"""Hugging Face folders into model folders of ours, and back: language models and whole ones, as their config says."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def export_folder(
 ) -> str:
     """Writes the model folder ``source`` as the new folder ``target``, its tokenizer files with it.
 
-    An ``Mllm`` becomes what its encoder makes it, a LLaVA or an InternVL, or with ``decoder_only`` a language model; its
-    card is the folder's ``README.md``. Returns the class that opens it. Raises what ``load_model``, ``write_folder``,
+    An ``Mllm`` becomes a LLaVA or an InternVL, as its encoder says, or with ``decoder_only`` a language model; its card
+    is the folder's ``README.md``. Returns the class that opens it. Raises what ``load_model``, ``write_folder``,
     ``write_llava`` and ``write_internvl`` raise.
     """
     model = load_model(source)
