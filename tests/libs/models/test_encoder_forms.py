@@ -25,6 +25,7 @@ from rebus.models.encoders.audio_spectrogram import AudioSpectrogramConfig, Audi
 from rebus.models.encoders.clip import ClipVision, ClipVisionConfig
 from rebus.models.encoders.conv_vit import ConvVit, ConvVitConfig
 from rebus.models.encoders.dinov2 import Dinov2, Dinov2Config
+from rebus.models.encoders.internvit import InternVit, InternVitConfig
 from rebus.models.encoders.patch_packing import packed_attention
 from rebus.models.encoders.positions import bucketed_positions, interpolate_positions
 from rebus.models.encoders.siglip import Siglip2Vision, SiglipNavit, SiglipNavitConfig, SiglipVision, SiglipVisionConfig
@@ -45,6 +46,7 @@ SIZES: dict[str, Any] = {
     "num_heads": 3,
     "hidden_width": 40,
 }
+INTERNVIT_6B: dict[str, Any] = {"norm": "rms", "qk_norm": True, "qkv_bias": False, "final_norm": True}
 FORMS: dict[str, Callable[..., VisionTransformer]] = {
     "vit": lambda **changes: Vit(VitConfig(**SIZES | changes)),
     "clip": lambda **changes: ClipVision(ClipVisionConfig(**SIZES | changes)),
@@ -52,6 +54,7 @@ FORMS: dict[str, Callable[..., VisionTransformer]] = {
     "siglip2": lambda **changes: Siglip2Vision(SiglipVisionConfig(**SIZES | {"use_head": True} | changes)),
     "siglip-navit": lambda **changes: SiglipNavit(SiglipNavitConfig(**SIZES | changes)),
     "dinov2": lambda **changes: Dinov2(Dinov2Config(**SIZES | {"trained_size": 32, "num_registers": 2} | changes)),
+    "internvit": lambda **changes: InternVit(InternVitConfig(**SIZES | INTERNVIT_6B | changes)),
     "aim": lambda **changes: Aim(AimConfig(**SIZES | changes)),
 }
 forms = pytest.mark.parametrize("form", FORMS)
@@ -135,7 +138,7 @@ def test_other_sizes_are_as_dinov2_and_internvit_interpolate(name: str) -> None:
         torch.testing.assert_close(encoder.forward_tokens(pixels), reference(pixels).last_hidden_state)
 
 
-@pytest.mark.parametrize("form", ["vit", "clip", "siglip", "siglip-navit", "dinov2"])
+@pytest.mark.parametrize("form", ["vit", "clip", "siglip", "siglip-navit", "dinov2", "internvit"])
 def test_positions_learned_at_another_size(form: str) -> None:
     """``image_size`` sets the grid that connectors see; the weights are those of ``trained_size``."""
     trained = seeded(FORMS[form])
