@@ -386,7 +386,7 @@ def test_pools_where_the_form_has_a_summary() -> None:
 
 
 def test_recipes_can_name_every_encoder() -> None:
-    for name in ("aim", "clip", "dinov2", "siglip", "siglip2", "siglip-navit", "vit"):
+    for name in ("aim", "clip", "dinov2", "internvit", "siglip", "siglip2", "siglip-navit", "vit"):
         encoder = registry.build("encoder", {"name": name, **SIZES, "trained_size": 0})
         assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, *[math.prod(encoder.grid)], encoder.width)
     small = {"width": 24, "num_layers": 1, "num_heads": 3, "hidden_width": 8}
@@ -407,6 +407,7 @@ def test_recipes_can_name_every_encoder() -> None:
         (lambda: BlockConfig(width=24, num_heads=4, hidden_width=0), "hidden_width=0"),
         (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, activation="relu"), "activation='relu'"),  # pyright: ignore[reportArgumentType]
         (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, qkv_bias="some"), "qkv_bias='some'"),  # pyright: ignore[reportArgumentType]
+        (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, norm="batch"), "norm='batch'"),  # pyright: ignore[reportArgumentType]
         (lambda: ClipVisionConfig(patch_size=300), "patch_size=300"),
         (lambda: SiglipVisionConfig(trained_size=8), "trained_size=8"),
         (lambda: SiglipVisionConfig(feature_layer=13), "feature_layer=13 is outside -13..12"),
