@@ -192,7 +192,9 @@ def read_whole(
     ``convert.read_folder`` raises, for the same reasons.
     """
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
-    tensors = _by_published_name(stored_tensors(folder, max_bytes=max_bytes), family, file, tower)
+    stored = stored_tensors(folder, max_bytes=max_bytes)
+    file = _untied(file, stored)
+    tensors = _by_published_name(stored, family, file, tower)
     decoder, vocab_size = read_config(file.text_config, family)
     check_depth(decoder, tensors, other_layers=encoder.num_layers)
     image_token_id = getattr(file, kind.image_token)
@@ -213,6 +215,16 @@ def read_whole(
     check_tensors(_shapes(model, family, tower), {name: (t.shape, is_float(t)) for name, t in tensors.items()})
     _load(model, family, tower, file, tensors)
     return model.eval()
+
+
+def _untied(file: WholeFile, tensors: Mapping[str, Stored]) -> WholeFile:
+    """The file, whose own word on ties counts more than its part's where an output layer is stored.
+
+    Older files of wholes say False by default, whatever their text models do, and hold no output layer then.
+    """
+    if file.tie_word_embeddings is not False or not any(name.endswith("lm_head.weight") for name in tensors):
+        return file
+    return replace(file, text_config={**file.text_config, "tie_word_embeddings": False})
 
 
 def _load(model: Mllm, family: Family, tower: Tower, file: WholeFile, tensors: Mapping[str, Stored]) -> None:
