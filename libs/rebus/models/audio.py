@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rebus import registry
 from rebus.data.preprocess.log_mel import LogMelConfig
 from rebus.errors import invalid
-from rebus.models.connectors.base import check_layers, read_features
+from rebus.models.connectors.layers import check_layers, read_features
 from rebus.registry import Spec
 
 

@@ -17,7 +17,7 @@ from rebus.errors import invalid
 from rebus.models.audio import AudioConfig, AudioPart
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import check_layers, read_features
+from rebus.models.connectors.layers import check_layers, read_features
 from rebus.models.encoders.video import FramePositions, FramePositionsConfig
 from rebus.models.media import MediaBatch
 from rebus.models.packing import PackedRows

@@ -1,4 +1,4 @@
-"""What a connector offers, what it may ask of an encoder, and the map that its tokens lie on."""
+"""What a connector offers, which layers it may read, and the map that its tokens lie on."""
 
 # Shape suffixes: N images, T tokens, D width, H rows, W columns.
 
@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
-
-from rebus.errors import invalid
+from torch import Tensor
 
 
 class Connector(Protocol):
@@ -23,46 +21,13 @@ class Connector(Protocol):
 
 @runtime_checkable
 class ReadsLayers(Protocol):
-    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``."""
+    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``.
 
-    # Ascending. Numbered as transformers' hidden states: 0 is what the first block reads, k what block k gives.
-    feature_layers: Sequence[int]
-
-
-@runtime_checkable
-class GivesLayers(Protocol):
-    """An encoder that gives what its blocks hold, not only what its last one does."""
-
-    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Features ``[N, T, width]`` of each of ``layers``, numbered as ``ReadsLayers`` says.
-
-        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
-        """
-        ...
-
-
-def read_features(encoder: nn.Module, connector: nn.Module, inputs: Tensor) -> Tensor | list[Tensor]:
-    """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
-    if isinstance(connector, ReadsLayers):
-        assert isinstance(encoder, GivesLayers)
-        return encoder.forward_layers(inputs, connector.feature_layers)
-    return encoder(inputs)
-
-
-def check_layers(encoder: nn.Module, connector: nn.Module, *, names: tuple[str, str], field: str) -> None:
-    """Raises ``InvalidArgumentError`` naming ``field`` unless the encoder gives all layers that the connector reads.
-
-    ``names`` are those of the two components.
+    The encoder must be a ``GivesLayers``.
     """
-    if not isinstance(connector, ReadsLayers):
-        return
-    wanted = f"{names[1]!r} reads layers {list(connector.feature_layers)}"
-    if not isinstance(encoder, GivesLayers):
-        raise invalid(field, f"{wanted}, but encoder {names[0]!r} gives only its last")
-    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
-    depth: int | None = getattr(encoder, "num_layers", None)
-    if depth is not None and max(connector.feature_layers) > depth:
-        raise invalid(field, f"{wanted}, but encoder {names[0]!r} has {depth}")
+
+    # Ascending, from 0 on, numbered as by ``encoders.base.GivesLayers``.
+    feature_layers: Sequence[int]
 
 
 def to_map(features_NTD: Tensor, grid: tuple[int, int]) -> Tensor:

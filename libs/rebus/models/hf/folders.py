@@ -1,8 +1,9 @@
-"""Hugging Face folders into model folders of ours, and back: language models and LLaVA, by what their config says."""
+"""Hugging Face folders into model folders of ours, and back: language models and whole ones, as their config says."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from rebus.models.causal_lm import CausalLm, SpecialTokens
 from rebus.models.decoders.transformer import Decoder
 from rebus.models.hf.convert import MAX_BYTES, MAX_SHARD_BYTES, read_folder, require_empty, write_folder
 from rebus.models.hf.files import read_json
-from rebus.models.hf.llava import ARCHITECTURE, MODEL_TYPE, read_llava, tower_of, write_llava
-from rebus.models.hf.processors import processor_files, write_files
+from rebus.models.hf.internvl import INTERNVL, check_internvl, read_internvl, write_internvl
+from rebus.models.hf.llava import LLAVA, check_llava, read_llava, write_llava
+from rebus.models.hf.processors import Files, image_token, internvl_files, internvl_tokens, llava_files, write_files
 from rebus.models.hf.tokenizers import complete_tokenizer, copy_tokenizer, tokenizer_specials
+from rebus.models.hf.whole import Kind
 from rebus.models.io import CONFIG_FILE, load_model, save_model
 from rebus.models.mllm import Mllm
 
@@ -22,14 +25,36 @@ from rebus.models.mllm import Mllm
 README_FILE = "README.md"
 
 
+@dataclass(frozen=True)
+class Format:
+    """What folders of one kind of whole models are read and written with."""
+
+    kind: Kind
+    read: Callable[..., Mllm]
+    # Raises where the kind has no word for the model's parts.
+    check: Callable[[Mllm], None]
+    write: Callable[..., None]
+    # The processor's files, and names of special tokens, by the token that stands for images.
+    files: Callable[[Mllm, str | None], Files]
+    tokens: Callable[[str], Mapping[str, str]]
+
+
+_FORMATS = (
+    Format(LLAVA, read_llava, check_llava, write_llava, llava_files, lambda token: {}),
+    Format(INTERNVL, read_internvl, check_internvl, write_internvl, internvl_files, internvl_tokens),
+)
+
+
 def import_folder(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm | Mllm:
     """Makes the new model folder ``target`` of a Hugging Face folder, its tokenizer files with it.
 
-    Raises what ``read_folder`` and ``read_llava`` raise, and ``AlreadyExistsError`` where ``target`` holds anything.
+    Raises what ``read_folder``, ``read_llava`` and ``read_internvl`` raise, and ``AlreadyExistsError`` where ``target``
+    holds anything.
     """
     require_empty(target)
-    read = read_llava if read_json(source / CONFIG_FILE).get("model_type") == MODEL_TYPE else read_folder
-    model = read(source, max_bytes=max_bytes)
+    model_type = read_json(source / CONFIG_FILE).get("model_type")
+    reads: dict[Any, Callable[..., CausalLm | Mllm]] = {form.kind.model_type: form.read for form in _FORMATS}
+    model = reads.get(model_type, read_folder)(source, max_bytes=max_bytes)
     save_model(model, target)
     copy_tokenizer(source, target)
     return model
@@ -40,8 +65,9 @@ def export_folder(
 ) -> str:
     """Writes the model folder ``source`` as the new folder ``target``, its tokenizer files with it.
 
-    An ``Mllm`` becomes a LLaVA, or with ``decoder_only`` a language model; its card is the folder's ``README.md``.
-    Returns the class that opens it. Raises what ``load_model``, ``write_folder`` and ``write_llava`` raise.
+    An ``Mllm`` becomes a LLaVA or an InternVL, as its encoder says, or with ``decoder_only`` a language model; its card
+    is the folder's ``README.md``. Returns the class that opens it. Raises what ``load_model``, ``write_folder``,
+    ``write_llava`` and ``write_internvl`` raise.
     """
     model = load_model(source)
     decoder = getattr(model, "decoder", None)
@@ -50,20 +76,29 @@ def export_folder(
     specials = model.config.special_tokens
     if specials == SpecialTokens():
         specials = tokenizer_specials(source)
-    processor: dict[str, dict[str, Any]] = {}
+    processor: Files = {}
+    tokens: Mapping[str, str] = {}
     if isinstance(model, Mllm) and not decoder_only:
-        tower_of(model)  # before its processor is described
-        processor = processor_files(model, source)
-        write_llava(model, target, special_tokens=specials, max_shard_bytes=max_shard_bytes)
-        architecture, card = ARCHITECTURE, describe(model)
+        form = _format_of(model)
+        form.check(model)  # before its processor is described
+        token = image_token(model, source)
+        processor, tokens = form.files(model, token), {} if token is None else form.tokens(token)
+        form.write(model, target, special_tokens=specials, max_shard_bytes=max_shard_bytes)
+        architecture, card = form.kind.architecture, describe(model)
     else:
         family = write_folder(decoder, target, special_tokens=specials, max_shard_bytes=max_shard_bytes)
         architecture, card = family.architecture, of_decoder(decoder, family.name)
     copy_tokenizer(source, target)
-    complete_tokenizer(target)
+    complete_tokenizer(target, tokens)
     write_files(processor, target)
     (target / README_FILE).write_text(replace(card, library="transformers").markdown(), encoding="utf-8")
     return architecture
+
+
+def _format_of(model: Mllm) -> Format:
+    """The one that has the model's encoder; else the first, which says what it has."""
+    encoder = type(model.vision_encoder)
+    return next((form for form in _FORMATS if any(encoder is tower.encoder for tower in form.kind.towers)), _FORMATS[0])
 
 
 __all__ = ["export_folder", "import_folder"]

@@ -1,4 +1,4 @@
-"""How images become a LLaVA's input: ``preprocessor_config.json`` of CLIP, SigLIP or LLaVA, and our config.
+"""How images become an encoder's input: ``preprocessor_config.json`` of CLIP, SigLIP or LLaVA, and our config.
 
 Our pictures are cut before and padded after resizing, transformers' the other way round: sizes may round to a pixel
 more or less, and borders differ. Transparent pixels show ``background``, which transformers has no word for.
@@ -6,6 +6,7 @@ more or less, and borders differ. Transparent pixels show ``background``, which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,23 @@ _DEFAULTS = {
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.5, 0.5, 0.5),
     ),
+    # Of InternVL too; what it says of tiles is read by ``tiles``.
+    "GotOcr2ImageProcessor": ImageFile(
+        image_processor_type="GotOcr2ImageProcessor", size={"height": 384, "width": 384}, do_center_crop=False
+    ),
 }
+# Of a LLaVA.
+WHOLE_IMAGES = ("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
 
 
-def read_preprocess(folder: Path, *, image_size: int) -> ImageProcessorConfig:
+def read_preprocess(folder: Path, *, image_size: int, kinds: Sequence[str] = WHOLE_IMAGES) -> ImageProcessorConfig:
     """Our config of what the folder's files say, for an encoder that reads squares of ``image_size``.
 
-    Raises ``NotFoundError`` where neither file is there, and ``InvalidArgumentError`` naming what has no counterpart.
+    Raises ``NotFoundError`` where neither file is there, and ``InvalidArgumentError`` naming what has no counterpart;
+    ``kinds`` are the classes of transformers that are read.
     """
-    values, where = _read(folder)
-    file = _file(values, where)
+    values, where = read_image_processor(folder)
+    file = _file(values, where, kinds)
     _only(file, where, do_resize=True, do_rescale=True)
     if abs(255 * file.rescale_factor - 1) > 1e-6:
         raise invalid(f"{where}.rescale_factor", f"{file.rescale_factor} is not supported, only 1/255")
@@ -84,17 +92,28 @@ def read_preprocess(folder: Path, *, image_size: int) -> ImageProcessorConfig:
         raise InvalidArgumentError(f"{where}: {error}") from None
 
 
+def write_squash(config: ImageProcessorConfig, kind: str) -> dict[str, Any]:
+    """``preprocessor_config.json`` of the class ``kind``, which brings every image onto the square."""
+    square = {"height": config.image_size, "width": config.image_size}
+    return configs.to_plain(replace(_DEFAULTS[kind], size=square, crop_size=None, **_pixels(config)))
+
+
+def _pixels(config: ImageProcessorConfig) -> dict[str, Any]:
+    """What the file says of pixels wherever they lie."""
+    resample = next(number for number, name in _RESAMPLES.items() if name == config.resample)
+    return {"resample": resample, "image_mean": config.mean, "image_std": config.std}
+
+
 def write_preprocess(config: ImageProcessorConfig) -> dict[str, Any]:
     """``preprocessor_config.json`` of our config; ``InvalidArgumentError`` names what it has no word for."""
     side = config.image_size
     square = {"height": side, "width": side}
-    normal = {"image_mean": config.mean, "image_std": config.std}
-    resample = next(number for number, name in _RESAMPLES.items() if name == config.resample)
+    pixels = _pixels(config)
     if config.resize == "squash":
-        file = replace(_DEFAULTS["SiglipImageProcessor"], size=square, crop_size=None, resample=resample, **normal)
-    elif config.resize == "crop":
+        return {"processor_class": "LlavaProcessor", **write_squash(config, "SiglipImageProcessor")}
+    if config.resize == "crop":
         shortest = {"shortest_edge": side}
-        file = replace(_DEFAULTS["CLIPImageProcessor"], size=shortest, crop_size=square, resample=resample, **normal)
+        file = replace(_DEFAULTS["CLIPImageProcessor"], size=shortest, crop_size=square, **pixels)
     elif config.resize == "pad":
         if config.background != (color := _mean_color(config.mean)):
             raise invalid(
@@ -106,15 +125,14 @@ def write_preprocess(config: ImageProcessorConfig) -> dict[str, Any]:
             crop_size=square,
             do_center_crop=False,
             do_pad=True,
-            resample=resample,
-            **normal,
+            **pixels,
         )
     else:
         raise invalid("preprocess.resize", f"transformers' LLaVA has no word for {config.resize!r}")
     return {"processor_class": "LlavaProcessor", **configs.to_plain(file)}
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], str]:
+def read_image_processor(folder: Path) -> tuple[dict[str, Any], str]:
     """The image processor's settings, and where they stand: with all others in newer folders, else by themselves."""
     if (folder / PROCESSOR_FILE).is_file():
         found = read_json(folder / PROCESSOR_FILE).get("image_processor")
@@ -125,11 +143,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], str]:
     return read_json(folder / IMAGE_FILE), IMAGE_FILE
 
 
-def _file(values: dict[str, Any], where: str) -> ImageFile:
+def _file(values: dict[str, Any], where: str, kinds: Sequence[str]) -> ImageFile:
     name = values.get("image_processor_type", values.get("feature_extractor_type"))
     kind = str(name).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
-    if kind not in _DEFAULTS:
-        raise invalid(f"{where}.image_processor_type", f"unknown {name!r}; known: {', '.join(_DEFAULTS)}")
+    if kind not in kinds:
+        raise invalid(f"{where}.image_processor_type", f"unknown {name!r}; known: {', '.join(kinds)}")
     known = {item.name for item in fields(ImageFile)}
     said = {key: value for key, value in values.items() if key in known and value is not None}
     return configs.build(ImageFile, {**vars(_DEFAULTS[kind]), **said, "image_processor_type": kind}, where=where)
