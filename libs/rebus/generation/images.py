@@ -50,8 +50,10 @@ class ImageFeatures:
     @torch.inference_mode()
     def _encode(self, pixels: list[Tensor]) -> list[Tensor]:
         device = next(self._model.parameters()).device
-        normalised = torch.from_numpy(self._processor.normalise(torch.stack(pixels).numpy())).to(device)
-        return [row.clone() for row in self._model.encode_images(normalised)]
+        normalised = [torch.from_numpy(self._processor.normalise(image[None].numpy())).to(device) for image in pixels]
+        squares = self._processor.config.is_square
+        shown = torch.cat(normalised) if squares else [image[0] for image in normalised]
+        return [row.clone() for row in self._model.encode_images(shown)]
 
     def _lookup(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
         with self._lock:

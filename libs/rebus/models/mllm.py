@@ -14,7 +14,8 @@ from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import GivesLayers, ReadsLayers
+from rebus.models.connectors.base import GivesLayers, ReadsLayers, ReadsPadded, pad
+from rebus.models.encoders.base import ReadsAnyShape
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
 from rebus.registry import Spec
@@ -51,10 +52,6 @@ class Mllm(nn.Module):
     def __init__(self, config: MllmConfig) -> None:
         super().__init__()
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
-        processor = model_processor(
-            config.preprocess, image_size=self.vision_encoder.image_size, digest=config.preprocess_digest
-        )
-        self.config = config = dataclasses.replace(config, preprocess_digest=processor.digest)
         self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
         self.connector = registry.build(
             "connector",
@@ -64,6 +61,13 @@ class Mllm(nn.Module):
             width_out=self.decoder.config.width,
             grid=self.vision_encoder.grid,
         )
+        processor = model_processor(
+            config.preprocess,
+            image_size=self.vision_encoder.image_size,
+            digest=config.preprocess_digest,
+            any_shape=self.reads_any_shape,
+        )
+        self.config = config = dataclasses.replace(config, preprocess_digest=processor.digest)
         if isinstance(self.connector, ReadsLayers):
             _check_layers(self.connector.feature_layers, self.vision_encoder, config)
 
@@ -85,9 +89,27 @@ class Mllm(nn.Module):
             )
         return self.connector.grid
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
-        return self.connector(self.image_features(pixels))
+    @property
+    def reads_any_shape(self) -> bool:
+        """Whether ``encode_images`` takes images of many shapes; else all are of the encoder's size."""
+        return isinstance(self.vision_encoder, ReadsAnyShape) and isinstance(self.connector, ReadsPadded)
+
+    def encode_images(self, pixels: Tensor | Sequence[Tensor]) -> Tensor:
+        """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``, or ``[3, H_i, W_i]`` each.
+
+        Images of many shapes are encoded in one sequence, without padding; there must be at least one. Raises
+        ``InvalidArgumentError`` for them unless ``reads_any_shape``, and for one that is smaller than a patch.
+        """
+        if isinstance(pixels, Tensor):
+            return self.connector(self.image_features(pixels))
+        if not self.reads_any_shape:
+            names = f"{self.config.encoder['name']} and {self.config.connector['name']}"
+            raise invalid("images", f"{names} do not read images of many shapes")
+        try:
+            features = self.vision_encoder.forward_packed(pixels)
+        except ValueError as error:
+            raise invalid("images", str(error)) from None
+        return self.connector(*pad(features))
 
     def image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""
@@ -96,13 +118,14 @@ class Mllm(nn.Module):
         return self.vision_encoder(pixels)
 
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
-        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
+        """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, placeholders filled in order.
 
-        Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
+        Features are ``[N, image_tokens, D]``, or ``[tokens, D]`` of media that take unlike numbers of tokens. Raises
+        ``InvalidArgumentError`` where they and the placeholders do not match in number.
         """
         embeds = self.decoder.embed_tokens(input_ids)
         at = input_ids == self.config.image_token_id
-        found = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        found = 0 if image_features is None else image_features.shape[:-1].numel()
         if (expected := int(at.sum())) != found:
             raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
         if image_features is None or not found:
@@ -124,9 +147,13 @@ class Mllm(nn.Module):
         return self.decoder.new_cache(batch_size, capacity)
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        pixels: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Hidden states of whole rows; ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders.
+        """Hidden states of whole rows; ``pixels``, as ``encode_images`` takes them, are in order of their placeholders.
 
         In training with other processes, the encoder and the connector run even if there is no image.
         """
@@ -139,7 +166,7 @@ class Mllm(nn.Module):
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
     ) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them.
+        """Hidden states ``[T, D]`` of a flat batch; features (see ``embed``) as ``rows.images`` lists them.
 
         What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
         """

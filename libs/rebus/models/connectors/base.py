@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Connector(Protocol):
@@ -37,6 +39,26 @@ class GivesLayers(Protocol):
         FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
         """
         ...
+
+
+@runtime_checkable
+class ReadsPadded(Protocol):
+    """A connector that gives ``num_tokens`` of any number of features, as images of many shapes have.
+
+    It is called with padded features ``[N, T, width_in]`` and, where some are padding, a bool mask ``[N, T]``, False
+    there.
+    """
+
+    reads_padded: Literal[True]
+
+
+def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Features ``[T_i, D]`` as ``[N, T, D]`` and, where lengths differ, bool ``[N, T]``: False at padding."""
+    padded = pad_sequence(list(features), batch_first=True)
+    lengths = torch.tensor([len(part) for part in features], device=padded.device)
+    if bool((lengths == padded.shape[1]).all()):
+        return padded, None
+    return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
 
 def to_map(features_NTD: Tensor, grid: tuple[int, int]) -> Tensor:

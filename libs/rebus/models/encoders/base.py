@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 
 @runtime_checkable
@@ -11,4 +14,16 @@ class Pretrained(Protocol):
 
     def load_pretrained(self) -> None:
         """Replaces the weights by the published ones."""
+        ...
+
+
+@runtime_checkable
+class ReadsAnyShape(Protocol):
+    """An encoder of images of many shapes."""
+
+    def forward_packed(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Features ``[T_i, width]`` of images ``[3, H_i, W_i]``, at least one, each what ``forward`` gives for it.
+
+        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
+        """
         ...

@@ -6,6 +6,7 @@ more or less, and borders differ. Transparent pixels show ``background``, which 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rebus.models.hf.files import read_json
 
 IMAGE_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 # Pillow's numbers.
-_RESAMPLES: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
+RESAMPLES: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _Size = int | dict[str, int | None]
 
@@ -60,26 +61,15 @@ def read_preprocess(folder: Path, *, image_size: int) -> ImageProcessorConfig:
 
     Raises ``NotFoundError`` where neither file is there, and ``InvalidArgumentError`` naming what has no counterpart.
     """
-    values, where = _read(folder)
+    values, where = read_image_file(folder)
     file = _file(values, where)
-    _only(file, where, do_resize=True, do_rescale=True)
-    if abs(255 * file.rescale_factor - 1) > 1e-6:
-        raise invalid(f"{where}.rescale_factor", f"{file.rescale_factor} is not supported, only 1/255")
-    if file.resample not in _RESAMPLES:
-        raise invalid(f"{where}.resample", f"{file.resample} is none of {_RESAMPLES}")
+    common = read_common(file, where)
     resize, side = _resize(file, where)
     if side != image_size:
         raise invalid(f"{where}.size", f"makes images of {side} pixels, the encoder reads {image_size}")
-    normal = {"mean": file.image_mean, "std": file.image_std}
     colors = {"background": _mean_color(file.image_mean)} if resize == "pad" else {}
     try:
-        return ImageProcessorConfig(
-            image_size=side,
-            resize=resize,
-            resample=_RESAMPLES[file.resample],
-            **(normal if file.do_normalize else {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
-            **colors,
-        )
+        return ImageProcessorConfig(image_size=side, resize=resize, **common, **colors)
     except ValueError as error:
         raise InvalidArgumentError(f"{where}: {error}") from None
 
@@ -88,13 +78,12 @@ def write_preprocess(config: ImageProcessorConfig) -> dict[str, Any]:
     """``preprocessor_config.json`` of our config; ``InvalidArgumentError`` names what it has no word for."""
     side = config.image_size
     square = {"height": side, "width": side}
-    normal = {"image_mean": config.mean, "image_std": config.std}
-    resample = next(number for number, name in _RESAMPLES.items() if name == config.resample)
+    common = write_common(config)
     if config.resize == "squash":
-        file = replace(_DEFAULTS["SiglipImageProcessor"], size=square, crop_size=None, resample=resample, **normal)
+        file = replace(_DEFAULTS["SiglipImageProcessor"], size=square, crop_size=None, **common)
     elif config.resize == "crop":
         shortest = {"shortest_edge": side}
-        file = replace(_DEFAULTS["CLIPImageProcessor"], size=shortest, crop_size=square, resample=resample, **normal)
+        file = replace(_DEFAULTS["CLIPImageProcessor"], size=shortest, crop_size=square, **common)
     elif config.resize == "pad":
         if config.background != (color := _mean_color(config.mean)):
             raise invalid(
@@ -106,15 +95,33 @@ def write_preprocess(config: ImageProcessorConfig) -> dict[str, Any]:
             crop_size=square,
             do_center_crop=False,
             do_pad=True,
-            resample=resample,
-            **normal,
+            **common,
         )
     else:
         raise invalid("preprocess.resize", f"transformers' LLaVA has no word for {config.resize!r}")
     return {"processor_class": "LlavaProcessor", **configs.to_plain(file)}
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], str]:
+def read_common(file: Any, where: str) -> dict[str, Any]:
+    """What every image processor's file says, by our names."""
+    for name in ("do_resize", "do_rescale"):
+        if not getattr(file, name):
+            raise invalid(f"{where}.{name}", "False is not supported, only True")
+    if abs(255 * file.rescale_factor - 1) > 1e-6:
+        raise invalid(f"{where}.rescale_factor", f"{file.rescale_factor} is not supported, only 1/255")
+    if file.resample not in RESAMPLES:
+        raise invalid(f"{where}.resample", f"{file.resample} is none of {RESAMPLES}")
+    mean, std = (file.image_mean, file.image_std) if file.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return {"resample": RESAMPLES[file.resample], "mean": mean, "std": std}
+
+
+def write_common(config: ImageProcessorConfig) -> dict[str, Any]:
+    """The same by their names."""
+    resample = next(number for number, name in RESAMPLES.items() if name == config.resample)
+    return {"resample": resample, "image_mean": config.mean, "image_std": config.std}
+
+
+def read_image_file(folder: Path) -> tuple[dict[str, Any], str]:
     """The image processor's settings, and where they stand: with all others in newer folders, else by themselves."""
     if (folder / PROCESSOR_FILE).is_file():
         found = read_json(folder / PROCESSOR_FILE).get("image_processor")
@@ -126,13 +133,19 @@ def _read(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _file(values: dict[str, Any], where: str) -> ImageFile:
-    name = values.get("image_processor_type", values.get("feature_extractor_type"))
-    kind = str(name).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
-    if kind not in _DEFAULTS:
-        raise invalid(f"{where}.image_processor_type", f"unknown {name!r}; known: {', '.join(_DEFAULTS)}")
+    kind = image_processor_kind(values, where, _DEFAULTS)
     known = {item.name for item in fields(ImageFile)}
     said = {key: value for key, value in values.items() if key in known and value is not None}
     return configs.build(ImageFile, {**vars(_DEFAULTS[kind]), **said, "image_processor_type": kind}, where=where)
+
+
+def image_processor_kind(values: Mapping[str, Any], where: str, known: Collection[str]) -> str:
+    """The class that the file names, of whatever backend; ``InvalidArgumentError`` for one that is not ``known``."""
+    name = values.get("image_processor_type", values.get("feature_extractor_type"))
+    kind = str(name).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+    if kind not in known:
+        raise invalid(f"{where}.image_processor_type", f"unknown {name!r}; known: {', '.join(known)}")
+    return kind
 
 
 def _resize(file: ImageFile, where: str) -> tuple[Any, int]:
@@ -162,12 +175,6 @@ def _sides(size: _Size, where: str) -> tuple[int, int | None]:
     if height is None or height != width:
         raise invalid(where, f"expected a square or a shortest_edge, found {size}")
     return height, height
-
-
-def _only(file: ImageFile, where: str, **expected: bool) -> None:
-    for name, value in expected.items():
-        if (found := getattr(file, name)) != value:
-            raise invalid(f"{where}.{name}", f"{found} is not supported, only {value}")
 
 
 def _mean_color(mean: tuple[float, float, float]) -> Color:

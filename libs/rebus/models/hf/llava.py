@@ -30,13 +30,12 @@ from rebus.models.encoders.vision_transformer import VisionTransformerConfig
 from rebus.models.hf.convert import (
     MAX_BYTES,
     MAX_SHARD_BYTES,
+    by_family_name,
     changed_settings,
     check_depth,
-    check_sizes,
     check_tensors,
     decoder_parts,
     decoder_slots,
-    drop_repeated_head,
     family_of,
     fill_decoder,
     read_config,
@@ -47,7 +46,9 @@ from rebus.models.hf.convert import (
 from rebus.models.hf.family import Family
 from rebus.models.hf.files import Stored, is_float, read_json, stored_tensors
 from rebus.models.hf.image_processors import read_preprocess, write_preprocess
-from rebus.models.hf.weights import Shape, whole_names
+from rebus.models.hf.vision_part import WHERE as VISION_CONFIG
+from rebus.models.hf.vision_part import read_vision
+from rebus.models.hf.weights import Shape
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm, MllmConfig
 
@@ -68,23 +69,6 @@ class LlavaFile:
     vision_feature_layer: int | list[int] = -2
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionFile:
-    """What bears on the numbers of ``CLIPVisionConfig`` and ``SiglipVisionConfig``; None is the class's default."""
-
-    model_type: str = "clip_vision_model"
-    image_size: int | list[int] | None = None
-    patch_size: int | list[int] | None = None
-    num_channels: int = 3
-    hidden_size: int | None = None
-    intermediate_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
-    hidden_act: str | None = None
-    layer_norm_eps: float | None = None
-    vision_use_head: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -174,13 +158,7 @@ def _read_file(values: Mapping[str, Any]) -> LlavaFile:
 
 
 def _tower(file: LlavaFile) -> Tower:
-    where = f"{CONFIG_FILE}.vision_config"
-    known = {item.name for item in fields(VisionFile)}
-    said = {key: value for key, value in file.vision_config.items() if key in known}
-    vision = configs.build(VisionFile, said, where=where)
-    check_sizes(vision, where=where)
-    if vision.num_channels != 3:
-        raise invalid(f"{where}.num_channels", f"{vision.num_channels} is not supported, only 3")
+    vision = read_vision(file.vision_config)
     for tower in _TOWERS:
         if tower.model_type == vision.model_type:
             if (strategy := file.vision_feature_select_strategy) != tower.strategy:
@@ -190,7 +168,7 @@ def _tower(file: LlavaFile) -> Tower:
                 )
             return tower
     names = ", ".join(tower.model_type for tower in _TOWERS)
-    raise invalid(f"{where}.model_type", f"unknown {vision.model_type!r}; known: {names}")
+    raise invalid(f"{VISION_CONFIG}.model_type", f"unknown {vision.model_type!r}; known: {names}")
 
 
 def _read_encoder(file: LlavaFile, tower: Tower) -> VisionTransformerConfig:
@@ -204,7 +182,7 @@ def _read_encoder(file: LlavaFile, tower: Tower) -> VisionTransformerConfig:
         # Hidden states are what the last block returns.
         return replace(config, feature_norm=False) if tower.name == "siglip" and _is_last(config) else config
     except ValueError as error:
-        raise InvalidArgumentError(f"{CONFIG_FILE}.vision_config: {error}") from None
+        raise InvalidArgumentError(f"{VISION_CONFIG}: {error}") from None
 
 
 def _image_token(file: LlavaFile, vocab_size: int) -> int:
@@ -238,9 +216,7 @@ def _by_published_name(tensors: Mapping[str, Stored], family: Family, file: Llav
         if part in into:
             raise DataLossError(f"{into[part].name} and {name} are the same tensor")
         into[part] = tensor
-    whole = whole_names(family, list(text))
-    by_name = {whole[name]: tensor for name, tensor in text.items() if name in whole}
-    drop_repeated_head(file.text_config, family, by_name)
+    by_name = by_family_name(family, file.text_config, text)
     return found | {_TEXT + name: tensor for name, tensor in by_name.items()}
 
 

@@ -72,6 +72,8 @@ class MllmTask:
             context.progress("training the tokenizer")
             tokenizer = Tokenizer.train(_texts(context, self._config.tokenizer.max_texts), self._config.tokenizer)
         torch.manual_seed(context.seed)
+        if not self._config.preprocess.is_square:
+            raise invalid("recipe.task.preprocess.resize", "a batch is made of images of one shape, which squares have")
         config = MllmConfig(
             encoder=self._config.encoder,
             connector=self._config.connector,

@@ -17,6 +17,7 @@ from rebus.models import load_model
 from rebus.models.hf import export_folder, import_folder, read_llava, write_llava
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
+from tests.libs.models.hf.greedy import greedy
 from tests.libs.models.hf.llava_peers import (
     IMAGE,
     IMAGE_TOKENS,
@@ -115,25 +116,6 @@ def test_a_tied_table_stays_one(tmp_path: Path) -> None:
     assert_same_model(ours, AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval())
 
 
-@torch.no_grad()
-def greedy(model: Mllm, ids: Tensor, images: Tensor, count: int, *, cached: bool) -> list[int]:
-    """The next ``count`` tokens of one row, none of which stands for an image."""
-    cache = model.new_cache(1, ids.shape[1] + count) if cached else None
-    features = model.encode_images(images)
-    made: list[int] = []
-    seen = ids
-    for _ in range(count):
-        goes_on = cache is not None and cache.length > 0
-        embeds = model.embed(seen[:, -1:]) if goes_on else model.embed(seen, features)
-        first = seen.shape[1] - embeds.shape[1]
-        positions = torch.arange(first, seen.shape[1])[None]
-        scores = model.logits(model.decode(embeds, positions, cache=cache)[0, -1])
-        scores[IMAGE] = -torch.inf
-        made.append(int(scores.argmax()))
-        seen = torch.cat([seen, torch.tensor([made[-1:]])], dim=1)
-    return made
-
-
 @pytest.mark.parametrize(("tower", "text"), PAIRS)
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("cached", [True, False])
@@ -150,7 +132,8 @@ def test_greedy_text_is_the_same(tower: str, text: str, images: int, cached: boo
         suppress_tokens=[IMAGE],
     )[0, ids.shape[1] :].tolist()
     ours = read_llava(save(theirs, tmp_path))
-    assert greedy(ours, ids, pixels(images), 64, cached=cached) == expected
+    features = ours.encode_images(pixels(images))
+    assert greedy(ours, ids, features, 64, cached=cached) == expected
     assert len(set(expected)) > 5  # not one token over and over, which any model might say
 
 
