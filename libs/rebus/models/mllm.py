@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from rebus import registry
@@ -14,7 +15,7 @@ from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import GivesLayers, ReadsLayers, ReadsPadded, pad
+from rebus.models.connectors.base import GivesLayers, JoinsTiles, ReadsLayers, ReadsPadded, pad
 from rebus.models.encoders.base import ReadsAnyShape
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
@@ -110,6 +111,22 @@ class Mllm(nn.Module):
         except ValueError as error:
             raise invalid("images", str(error)) from None
         return self.connector(*pad(features))
+
+    def encode_tiles(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Decoder embeddings ``[tokens, D]`` of images one after another, each an overview and tiles ``[n, 3, S, S]``.
+
+        ``sizes`` are the images' heights and widths before they were cut. Raises ``InvalidArgumentError`` where the
+        connector knows no tiles, and for an image that has not as many as its size says.
+        """
+        if not isinstance(self.connector, JoinsTiles):
+            raise invalid("model.connector", f"{self.config.connector['name']!r} does not put tiles together")
+        parts = self.encode_images(torch.cat(list(images))).split([len(tiles) for tiles in images])
+        side = self.vision_encoder.image_size
+        try:
+            joined = [self.connector.join(part, size, side=side) for part, size in zip(parts, sizes, strict=True)]
+        except ValueError as error:
+            raise invalid("images", str(error)) from None
+        return torch.cat(joined)
 
     def image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
         """Features ``[N, T, width]`` of the encoder's last layer, or of each layer that the connector reads."""

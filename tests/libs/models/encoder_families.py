@@ -27,12 +27,15 @@ from transformers import (
 )
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HfWhisperEncoder
 
 from rebus.models.encoders.audio_spectrogram import AudioSpectrogramTransformer
 from rebus.models.encoders.clip import ClipVision
 from rebus.models.encoders.dinov2 import Dinov2
-from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, siglip, siglip2, whisper
+from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, internvit, siglip, siglip2, whisper
+from rebus.models.encoders.internvit import InternVit
 from rebus.models.encoders.layered import LayeredEncoder
 from rebus.models.encoders.siglip import Siglip2Vision, SiglipNavit, SiglipVision
 from rebus.models.encoders.whisper import WhisperEncoder
@@ -136,6 +139,20 @@ FAMILIES = {
     ),
     "idefics2": Family(
         idefics2, SiglipNavit, lambda: Idefics2VisionTransformer(Idefics2VisionConfig(**SIZES)), pools=False
+    ),
+    "internvit": Family(
+        internvit,
+        InternVit,
+        lambda: InternVLVisionModel(InternVLVisionConfig(**SIZES, attention_bias=True)),
+        pools=False,
+    ),
+    "internvit-6b": Family(
+        internvit,
+        InternVit,
+        lambda: InternVLVisionModel(
+            InternVLVisionConfig(**SIZES, norm_type="rms_norm", use_qk_norm=True, use_mean_pooling=False)
+        ),
+        pools=False,
     ),
     "whisper": Family(
         whisper,

@@ -126,8 +126,8 @@ def test_other_sizes_are_as_transformers_interpolates(name: str) -> None:
         torch.testing.assert_close(gradient, expected_gradient)
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov2-registers"])
-def test_other_sizes_are_as_dinov2_interpolates(name: str) -> None:
+@pytest.mark.parametrize("name", ["dinov2", "dinov2-registers", "internvit", "internvit-6b"])
+def test_other_sizes_are_as_dinov2_and_internvit_interpolate(name: str) -> None:
     reference = FAMILIES[name].build()
     encoder = FAMILIES[name].convert(reference)
     for size in ((48, 24), (16, 64), (64, 80)):

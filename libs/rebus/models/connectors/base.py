@@ -52,6 +52,18 @@ class ReadsPadded(Protocol):
     reads_padded: Literal[True]
 
 
+@runtime_checkable
+class JoinsTiles(Protocol):
+    """A connector that makes an image's tokens, of any number, of those of its overview and its tiles."""
+
+    def join(self, tiles: Tensor, size: tuple[int, int], *, side: int) -> Tensor:
+        """Tokens ``[count, D]`` of an image of ``size`` (height, width), from ``[1 + tiles, T, D]`` of ``side`` pixels.
+
+        Raises ``ValueError`` where tiles are not as many as the size says.
+        """
+        ...
+
+
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Features ``[T_i, D]`` as ``[N, T, D]`` and, where lengths differ, bool ``[N, T]``: False at padding."""
     padded = pad_sequence(list(features), batch_first=True)

@@ -17,6 +17,10 @@ from rebus.models.attention import Attend, dense_attention
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
 QkvBias = Literal["all", "no-key", "none"]
+Norm = Literal["layer", "rms"]
+
+# InternVL's norms of queries and keys have this, whatever the others' is.
+_QK_NORM_EPS = 1e-6
 
 # Every token sees every token.
 bidirectional: Attend = functools.partial(dense_attention, causal=False)
@@ -49,8 +53,11 @@ class BlockConfig:
     num_heads: int
     # Inner width of the feed-forward part; of ``swiglu`` that of each half.
     hidden_width: int
+    norm: Norm = "layer"
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
+    # Whether queries and keys go through an RMSNorm, all heads of a token together (InternViT-6B, arXiv 2312.14238).
+    qk_norm: bool = False
     # Which of the attention's three input projections have biases; Whisper's keys have none.
     qkv_bias: QkvBias = "all"
     # Whether the other projections have biases.
@@ -72,6 +79,8 @@ class BlockConfig:
             raise ValueError(f"activation={self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         if self.qkv_bias not in get_args(QkvBias):
             raise ValueError(f"qkv_bias={self.qkv_bias!r} is none of {', '.join(get_args(QkvBias))}")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm={self.norm!r} is none of {', '.join(get_args(Norm))}")
 
 
 class KeylessBiasLinear(nn.Linear):
@@ -95,18 +104,20 @@ class EncoderBlock(nn.Module):
         width = config.width
         self.num_heads = config.num_heads
         self._activate = ACTIVATIONS[config.activation]
-        self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.norm1 = _norm(config)
         self.qkv_proj = _qkv_projection(width, config.qkv_bias)
+        self.q_norm, self.k_norm = (_qk_norm(config) for _ in range(2))
         self.out_proj = nn.Linear(width, width, bias=config.bias)
-        self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.norm2 = _norm(config)
         self.fc1 = nn.Linear(width, config.fc1_width, bias=config.bias)
         self.fc2 = nn.Linear(config.hidden_width, width, bias=config.bias)
         self.scale1, self.scale2 = (_layer_scale(config) for _ in range(2))
 
     def forward(self, x_BTD: Tensor, attend: Attend = bidirectional) -> Tensor:
         """Maps ``[B, T, D]`` to ``[B, T, D]``; ``attend`` decides which token sees which."""
-        qkv = self.qkv_proj(self.norm1(x_BTD)).unflatten(-1, (3, self.num_heads, -1))
-        q_BTNH, k_BTNH, v_BTNH = qkv.unbind(2)
+        q_BTD, k_BTD, v_BTD = self.qkv_proj(self.norm1(x_BTD)).chunk(3, dim=-1)
+        parts = (self.q_norm(q_BTD), self.k_norm(k_BTD), v_BTD)
+        q_BTNH, k_BTNH, v_BTNH = (part.unflatten(-1, (self.num_heads, -1)) for part in parts)
         x_BTD = x_BTD + _scaled(self.out_proj(attend(q_BTNH, k_BTNH, v_BTNH).flatten(2)), self.scale1)
         return x_BTD + _scaled(self.fc2(self._activate(self.fc1(self.norm2(x_BTD)))), self.scale2)
 
@@ -114,6 +125,14 @@ class EncoderBlock(nn.Module):
 def make_blocks(config: BlockConfig, num_layers: int) -> nn.ModuleList:
     """``num_layers`` blocks of one kind."""
     return nn.ModuleList([EncoderBlock(config) for _ in range(num_layers)])
+
+
+def _norm(config: BlockConfig) -> nn.Module:
+    return (nn.LayerNorm if config.norm == "layer" else nn.RMSNorm)(config.width, eps=config.norm_eps)
+
+
+def _qk_norm(config: BlockConfig) -> nn.Module:
+    return nn.RMSNorm(config.width, eps=_QK_NORM_EPS) if config.qk_norm else nn.Identity()
 
 
 def _qkv_projection(width: int, bias: QkvBias) -> nn.Linear:

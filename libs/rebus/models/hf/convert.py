@@ -108,8 +108,10 @@ def read_config(values: Mapping[str, Any], family: Family) -> tuple[DecoderConfi
 def check_sizes(file: Any, *, where: str) -> None:
     """Raises ``InvalidArgumentError`` naming a whole number of the dataclass ``file`` that is out of bounds."""
     for item in fields(file):
-        if isinstance(size := getattr(file, item.name), int) and not 0 <= size <= _MAX_SIZE:
-            raise invalid(f"{where}.{item.name}", f"{size} is not within 0 and {_MAX_SIZE}")
+        value = getattr(file, item.name)
+        for size in value if isinstance(value, list) else [value]:
+            if isinstance(size, int) and not 0 <= size <= _MAX_SIZE:
+                raise invalid(f"{where}.{item.name}", f"{size} is not within 0 and {_MAX_SIZE}")
 
 
 def read_specials(values: Mapping[str, Any]) -> SpecialTokens:

@@ -22,7 +22,6 @@ from rebus.models.causal_lm import SpecialTokens
 from rebus.models.connectors import hf as connectors
 from rebus.models.connectors.perceiver_resampler import PerceiverResampler, PerceiverResamplerConfig
 from rebus.models.encoders.hf import idefics2 as vision_tower
-from rebus.models.encoders.layered import layer_number
 from rebus.models.encoders.siglip import SiglipNavit, SiglipNavitConfig
 from rebus.models.hf.convert import (
     MAX_BYTES,
@@ -45,13 +44,21 @@ from rebus.models.hf.convert import (
 from rebus.models.hf.family import Family
 from rebus.models.hf.files import Stored, is_float, read_json, stored_tensors
 from rebus.models.hf.native_images import read_native, write_native
-from rebus.models.hf.vision_part import WHERE as VISION_CONFIG
-from rebus.models.hf.vision_part import read_vision
 from rebus.models.hf.weights import Shape
+from rebus.models.hf.whole import Kind, Tower, encoder_config, find_parts, is_last, read_vision
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm, MllmConfig
 
-MODEL_TYPE, ARCHITECTURE = "idefics2", "Idefics2ForConditionalGeneration"
+IDEFICS2 = Kind(
+    title="an Idefics2",
+    model_type="idefics2",
+    architecture="Idefics2ForConditionalGeneration",
+    processor="Idefics2Processor",
+    towers=(Tower("siglip-navit", "idefics2_vision", SiglipNavit, vision_tower, "full"),),
+    text_model_type="mistral",
+    connector=("perceiver-resampler", PerceiverResampler),
+    image_token="image_token_id",
+)
 _TEXT, _VISION, _CONNECTOR = "model.text_model.", "model.vision_model.", "model.connector."
 
 
@@ -127,7 +134,7 @@ def _load(model: Mllm, family: Family, file: Idefics2File, tensors: Mapping[str,
 
 def _shapes(model: Mllm, family: Family) -> dict[str, Shape]:
     """The published names of all tensors, and their shapes."""
-    vision = vision_tower.to_hf(_encoder_config(model), model.vision_encoder.state_dict())[1]
+    vision = vision_tower.to_hf(encoder_config(model), model.vision_encoder.state_dict())[1]
     found = {_VISION + name: tuple(tensor.shape) for name, tensor in vision.items()}
     found |= {_CONNECTOR + name: tuple(tensor.shape) for name, tensor in connectors.to_hf(model.connector).items()}
     return found | {_text_name(slot.theirs, family): slot.shape for slot in decoder_slots(family, model.decoder)}
@@ -139,7 +146,7 @@ def _read_file(values: Mapping[str, Any]) -> Idefics2File:
     known = {item.name for item in fields(Idefics2File)}
     file = configs.build(Idefics2File, {key: value for key, value in values.items() if key in known}, where=CONFIG_FILE)
     # Said of the whole, it holds for the part.
-    text = {"model_type": "mistral", **file.text_config, "tie_word_embeddings": file.tie_word_embeddings}
+    text = {"model_type": IDEFICS2.text_model_type, **file.text_config, "tie_word_embeddings": file.tie_word_embeddings}
     vision = {key: value for key, value in file.vision_config.items() if value is not None}
     return replace(file, text_config=text, vision_config=vision)
 
@@ -152,9 +159,11 @@ def _read_encoder(file: Idefics2File, preprocess: ImageProcessorConfig) -> Sigli
         if preprocess.image_size != config.image_size:
             config = replace(config, image_size=preprocess.image_size, trained_size=config.image_size)
     except ValueError as error:
-        raise InvalidArgumentError(f"{VISION_CONFIG}: {error}") from None
+        raise InvalidArgumentError(f"{CONFIG_FILE}.vision_config: {error}") from None
     if preprocess.resize == "within" and preprocess.min_size < config.patch_size:
-        raise invalid(f"{VISION_CONFIG}.patch_size", f"{config.patch_size} exceeds images of {preprocess.min_size}")
+        raise invalid(
+            f"{CONFIG_FILE}.vision_config.patch_size", f"{config.patch_size} exceeds images of {preprocess.min_size}"
+        )
     return config
 
 
@@ -224,13 +233,13 @@ def write_idefics2(
     width = model.connector.modality_projection.gate_proj.out_features
     if width != (expected := _block_width(text, where="decoder")):
         raise invalid("connector.projection_hidden_width", f"{width} is not {expected}, that of the decoder's blocks")
-    vision, vision_tensors = vision_tower.to_hf(_encoder_config(model), model.vision_encoder.state_dict())
+    vision, vision_tensors = vision_tower.to_hf(encoder_config(model), model.vision_encoder.state_dict())
     tensors = {_VISION + name: tensor for name, tensor in vision_tensors.items()}
     tensors |= {_CONNECTOR + name: tensor for name, tensor in connectors.to_hf(model.connector).items()}
     tensors |= {_text_name(name, family): tensor for name, tensor in text_tensors.items()}
     values = {
-        "model_type": MODEL_TYPE,
-        "architectures": [ARCHITECTURE],
+        "model_type": IDEFICS2.model_type,
+        "architectures": [IDEFICS2.architecture],
         "text_config": text,
         "vision_config": vision,
         "perceiver_config": _perceiver_file(model),
@@ -243,13 +252,9 @@ def write_idefics2(
 
 def check_idefics2(model: Mllm) -> None:
     """``InvalidArgumentError`` names what an Idefics2 has no word for."""
-    names = model.config
-    if type(model.vision_encoder) is not SiglipNavit:
-        raise invalid("encoder", f"an Idefics2 has no {names.encoder['name']!r}, only siglip-navit")
-    if type(model.connector) is not PerceiverResampler:
-        raise invalid("connector", f"an Idefics2 has no {names.connector['name']!r}, only perceiver-resampler")
-    encoder = _encoder_config(model)
-    if layer_number(encoder.feature_layer, encoder.num_layers) != encoder.num_layers:
+    find_parts(model, IDEFICS2)
+    encoder = encoder_config(model)
+    if not is_last(encoder):
         raise invalid("encoder.feature_layer", f"an Idefics2 reads the last layer, not {encoder.feature_layer}")
 
 
@@ -272,10 +277,6 @@ def _perceiver_file(model: Mllm) -> dict[str, Any]:
         num_key_value_heads=config.num_kv_heads,
     )
     return {"model_type": "idefics2_perceiver", **configs.to_plain(file)}
-
-
-def _encoder_config(model: Mllm) -> Any:
-    return registry.settings("encoder", model.config.encoder)[1]
 
 
 def _text_name(name: str, family: Family) -> str:

@@ -13,7 +13,12 @@ from typing import Any
 from rebus import config as configs
 from rebus.data.preprocess import ImageProcessorConfig
 from rebus.errors import InvalidArgumentError, invalid
-from rebus.models.hf.image_processors import image_processor_kind, read_common, read_image_file, write_common
+from rebus.models.hf.image_processors import (
+    image_processor_kind,
+    read_image_processor,
+    read_pixels,
+    write_pixels,
+)
 
 _KIND = "Idefics2ImageProcessor"
 
@@ -41,7 +46,7 @@ def read_native(folder: Path) -> ImageProcessorConfig:
 
     Raises ``NotFoundError`` where neither file is there, and ``InvalidArgumentError`` naming what has no counterpart.
     """
-    values, where = read_image_file(folder)
+    values, where = read_image_processor(folder)
     image_processor_kind(values, where, [_KIND])
     known = {item.name for item in fields(NativeImageFile)} - {"image_processor_type"}
     said = {key: value for key, value in values.items() if key in known and value is not None}
@@ -51,9 +56,9 @@ def read_native(folder: Path) -> ImageProcessorConfig:
             f"{where}.do_image_splitting",
             "True is not supported: every image is one; the model also reads images whole, so False may be set",
         )
-    common = read_common(file, where)
+    pixels = read_pixels(file, where)
     try:
-        return ImageProcessorConfig(**_bounds(file.size, f"{where}.size"), **common)
+        return ImageProcessorConfig(**_bounds(file.size, f"{where}.size"), **pixels)
     except ValueError as error:
         raise InvalidArgumentError(f"{where}: {error}") from None
 
@@ -66,7 +71,7 @@ def write_native(config: ImageProcessorConfig) -> dict[str, Any]:
         size = {"height": config.image_size, "width": config.image_size}
     else:
         raise invalid("preprocess.resize", f"transformers' Idefics2 has no word for {config.resize!r}")
-    return configs.to_plain(NativeImageFile(size=size, **write_common(config)))
+    return configs.to_plain(NativeImageFile(size=size, **write_pixels(config)))
 
 
 def _bounds(size: dict[str, int], where: str) -> dict[str, Any]:

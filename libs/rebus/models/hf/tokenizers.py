@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rebus.data.tokenizer import BOS, EOS, PAD
 from rebus.errors import ResourceExhaustedError
@@ -41,10 +43,15 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
     return found
 
 
-def complete_tokenizer(folder: Path) -> None:
-    """Lets ``AutoTokenizer`` open a folder whose ``tokenizer.json`` stands alone, as Rebus writes it."""
+def complete_tokenizer(folder: Path, names: Mapping[str, str] | None = None) -> None:
+    """Lets ``AutoTokenizer`` open a folder whose ``tokenizer.json`` stands alone, as Rebus writes it.
+
+    ``names`` are attributes that its processor asks of the tokenizer, and the tokens that they are.
+    """
     if (folder / TOKENIZER_FILE).is_file() and not (folder / "tokenizer_config.json").is_file():
-        values = {"tokenizer_class": "PreTrainedTokenizerFast", **_named_specials(folder)}
+        values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **_named_specials(folder)}
+        if names:
+            values["extra_special_tokens"] = dict(names)
         (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

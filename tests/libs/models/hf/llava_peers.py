@@ -94,7 +94,8 @@ def gradients_like_theirs(model: Mllm) -> dict[str, Tensor]:
     vision = MODULES[model.config.encoder["name"]].to_hf(config, part("vision_encoder."))[1]
     found = {name.replace("vision_model.", "model.vision_tower."): grad for name, grad in vision.items()}
     for name, grad in part("connector.").items():
-        found["model.multi_modal_projector." + name.replace("fc", "linear_")] = grad
+        theirs = "image_newline" if name == "newline" else "multi_modal_projector." + name.replace("fc", "linear_")
+        found[f"model.{theirs}"] = grad
     family = model.config.decoder["name"]
     found |= decoder_gradients(model.decoder, part("decoder."), family, prefix="model.language_model.")
     return found

@@ -5,6 +5,6 @@ holds it, and gives our config and state dict (``config_from_hf`` the config alo
 it is published.
 """
 
-from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, siglip, siglip2, whisper
+from rebus.models.encoders.hf import audio_spectrogram, clip, dinov2, idefics2, internvit, siglip, siglip2, whisper
 
-__all__ = ["audio_spectrogram", "clip", "dinov2", "idefics2", "siglip", "siglip2", "whisper"]
+__all__ = ["audio_spectrogram", "clip", "dinov2", "idefics2", "internvit", "siglip", "siglip2", "whisper"]
