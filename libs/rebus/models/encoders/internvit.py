@@ -1,4 +1,4 @@
-"""InternViT (InternVL, arXiv 2312.14238): a class token, LayerScale, and in the large one RMSNorm and normed queries."""
+"""InternViT (InternVL, arXiv 2312.14238): a class token, LayerScale, in the 6B form RMSNorm and normed queries."""
 
 # Shape suffixes: N images, P prefix tokens, T patches, D width.
 

@@ -58,10 +58,11 @@ def internvl_files(model: Mllm, image_token: str | None, added: Collection[str] 
 def internvl_tokens(image_token: str) -> dict[str, str]:
     """How ``InternVLProcessor`` calls the tokens of images, for a tokenizer that marks neither their start nor end.
 
-    A frame of a video is an image here; its token must not be empty, or it would be found everywhere.
+    The processor puts frames in the place of a video's token before the tokenizer reads it; it must be a text that
+    no prompt holds otherwise.
     """
     names = {"start_image_token": "", "end_image_token": "", "context_image_token": image_token}
-    return names | {"video_token": image_token}
+    return names | {"video_token": "<video>"}
 
 
 def idefics2_files(model: Mllm, image_token: str | None, added: Collection[str]) -> Files:

@@ -1,7 +1,7 @@
 """How images become an InternVL's tiles: ``preprocessor_config.json`` of ``GotOcr2ImageProcessor``, and our config.
 
-A model of ours keeps how one tile is processed; ``MediaProcessor(read_tiles(...))`` makes the tiles of an image, each of
-which is an image to the model.
+A model of ours keeps how one tile is processed; ``MediaProcessor(read_tiles(...))`` makes the tiles of an image, each
+of which is an image to the model.
 """
 
 from __future__ import annotations

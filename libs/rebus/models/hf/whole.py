@@ -194,9 +194,9 @@ def read_whole(
 ) -> Mllm:
     """The model of ``folder``, whose ``config.json`` is ``values``: float32, in evaluation mode, on the CPU.
 
-    ``tower``, ``encoder`` and ``connector`` are what the kind's module read, of the last the settings that are no defaults.
-    Names, shapes and kinds of tensors are checked whole before a weight is used. Raises what ``convert.read_folder``
-    raises, for the same reasons.
+    ``tower``, ``encoder`` and ``connector`` are what the kind's module read, of the last those settings that are no
+    defaults. Names, shapes and kinds of tensors are checked whole before a weight is used. Raises what
+    ``convert.read_folder`` raises, for the same reasons.
     """
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     tensors = _by_published_name(stored_tensors(folder, max_bytes=max_bytes), family, file, tower)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,3 +27,23 @@ def greedy(model: Mllm, ids: Tensor, features: Tensor, count: int, *, cached: bo
         made.append(int(scores.argmax()))
         seen = torch.cat([seen, torch.tensor([made[-1:]])], dim=1)
     return made
+
+
+def assert_same_text(
+    ours: Mllm, theirs: Any, ids: Tensor, features: Tensor, inputs: Mapping[str, Tensor], *, cached: bool
+) -> None:
+    """The next 64 tokens of a row ``[1, S]`` agree, and are not one token over and over, which any model might say.
+
+    ``features`` are those of its images, and ``inputs`` how transformers reads these.
+    """
+    expected = theirs.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        **inputs,
+        max_new_tokens=64,
+        do_sample=False,
+        use_cache=cached,
+        suppress_tokens=[ours.config.image_token_id],
+    )[0, ids.shape[1] :].tolist()
+    assert greedy(ours, ids, features, 64, cached=cached) == expected
+    assert len(set(expected)) > 5

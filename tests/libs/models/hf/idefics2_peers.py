@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rebus import registry
-from rebus.models.connectors import hf as connectors
 from rebus.models.encoders.hf import idefics2 as tower
 from rebus.models.mllm import Mllm
+from tests.libs.models.hf.llava_peers import connector_gradients
 from tests.libs.models.hf.peers import PEERS, VOCAB, decoder_gradients, redraw
 
 IMAGE = VOCAB - 1
@@ -107,11 +106,10 @@ def gradients_like_theirs(model: Mllm) -> dict[str, Tensor]:
     """Our gradients under their names and in their layouts."""
     config = registry.settings("encoder", model.config.encoder)[1]
     vision = tower.to_hf(config, _gradients(model.vision_encoder))[1]
-    as_weights = copy.deepcopy(model.connector)
-    as_weights.load_state_dict(_gradients(model.connector))
+    connector = connector_gradients(model.connector, _gradients(model.connector))
     return {
         **{f"model.vision_model.{name}": grad for name, grad in vision.items()},
-        **{f"model.connector.{name}": grad for name, grad in connectors.to_hf(as_weights).items()},
+        **{f"model.connector.{name}": grad for name, grad in connector.items()},
         **decoder_gradients(
             model.decoder, _gradients(model.decoder), model.config.decoder["name"], prefix="model.text_model."
         ),

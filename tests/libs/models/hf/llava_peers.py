@@ -1,19 +1,23 @@
-"""Tiny random LLaVAs of transformers, and how to compare ours with them."""
+"""Tiny random LLaVAs of transformers, and how to compare whole models of ours with theirs."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rebus import registry
-from rebus.models.encoders.hf import clip, siglip
+from rebus.models.connectors import hf as connectors
+from rebus.models.hf.internvl import INTERNVL
+from rebus.models.hf.llava import LLAVA
 from rebus.models.mllm import Mllm
+from tests.libs.models.hf.greedy import assert_same_text
 from tests.libs.models.hf.peers import PEERS, VOCAB, decoder_gradients, redraw
 
 IMAGE = VOCAB - 1
@@ -28,7 +32,7 @@ VISION = {
 }
 TOWERS: dict[str, Any] = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}
 STRATEGIES = {"clip": "default", "siglip": "full"}
-MODULES = {"clip": clip, "siglip": siglip}
+MODULES = {tower.name: tower.hf for kind in (LLAVA, INTERNVL) for tower in kind.towers}
 PREPROCESSOR: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
     "size": {"shortest_edge": SIDE},
@@ -70,10 +74,10 @@ def pixels(count: int) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
 
 
-def prompt(images: int, words: int, seed: int = 3) -> Tensor:
+def prompt(images: int, words: int, seed: int = 3, image_tokens: int = IMAGE_TOKENS) -> Tensor:
     """A row of words with images between them."""
     drawn = torch.randint(VOCAB - 1, (words,), generator=torch.Generator().manual_seed(seed))
-    parts = [torch.cat([part, torch.full((IMAGE_TOKENS,), IMAGE)]) for part in drawn.tensor_split(images + 1)[:-1]]
+    parts = [torch.cat([part, torch.full((image_tokens,), IMAGE)]) for part in drawn.tensor_split(images + 1)[:-1]]
     return torch.cat([*parts, drawn.tensor_split(images + 1)[-1]])
 
 
@@ -92,18 +96,25 @@ def gradients_like_theirs(model: Mllm) -> dict[str, Tensor]:
 
     config = registry.settings("encoder", model.config.encoder)[1]
     vision = MODULES[model.config.encoder["name"]].to_hf(config, part("vision_encoder."))[1]
-    found = {name.replace("vision_model.", "model.vision_tower."): grad for name, grad in vision.items()}
-    for name, grad in part("connector.").items():
-        theirs = "image_newline" if name == "newline" else "multi_modal_projector." + name.replace("fc", "linear_")
-        found[f"model.{theirs}"] = grad
+    found = {f"model.vision_tower.{name.removeprefix('vision_model.')}": grad for name, grad in vision.items()}
+    for name, grad in connector_gradients(model.connector, part("connector.")).items():
+        found[f"model.{'' if name == 'image_newline' else 'multi_modal_projector.'}{name}"] = grad
     family = model.config.decoder["name"]
     found |= decoder_gradients(model.decoder, part("decoder."), family, prefix="model.language_model.")
     return found
 
 
+def connector_gradients(connector: nn.Module, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of the connector's parameters under their names."""
+    holder = copy.deepcopy(connector)
+    holder.load_state_dict(grads)
+    return connectors.to_hf(holder)
+
+
 def assert_same_model(ours: Mllm, theirs: Any) -> None:
     """Logits of two rows, one with two images and one with one, and the gradient of every parameter, agree."""
-    ids = torch.stack([prompt(2, 9), prompt(1, 9 + IMAGE_TOKENS)])
+    each = ours.image_tokens
+    ids = torch.stack([prompt(2, 9, image_tokens=each), prompt(1, 9 + each, image_tokens=each)])
     images = pixels(3)
     weights = torch.randn(*ids.shape, VOCAB, generator=torch.Generator().manual_seed(4))
     found, expected = logits(ours, ids, images), theirs(input_ids=ids, pixel_values=images).logits
@@ -118,6 +129,11 @@ def assert_same_model(ours: Mllm, theirs: Any) -> None:
     assert own.keys() == gradients.keys()
     for name, gradient in own.items():
         torch.testing.assert_close(gradient, gradients[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+def assert_same_greedy(ours: Mllm, theirs: Any, ids: Tensor, images: Tensor, *, cached: bool) -> None:
+    """As ``assert_same_text``, for images ``[N, 3, H, W]``."""
+    assert_same_text(ours, theirs, ids, ours.encode_images(images), {"pixel_values": images}, cached=cached)
 
 
 def assert_same_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
