@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.errors import InvalidArgumentError
 from rebus.generation.images import ImageFeatures
-from rebus.models.mllm import Mllm
+from rebus.models.mllm import Mllm, MllmConfig
 from tests.tiny_model import png, tiny_model, tiny_processor, tiny_tokenizer
 
 RED, GREEN, BLUE = (png(color) for color in ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
@@ -30,6 +33,34 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mllm]:
     made.encoded = 0  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(made, "encode_images", counting)
     return made
+
+
+def test_images_of_many_shapes_are_encoded_together() -> None:
+    """By a model that reads any shape, each as it is alone."""
+    sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "hidden_width": 32, "patch_size": 8}
+    resampler = {"num_tokens": 3, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_width": 8}
+    config = MllmConfig(
+        encoder={"name": "siglip-navit", "image_size": 32, **sizes},
+        connector={"name": "perceiver-resampler", **resampler},
+        vocab_size=300,
+        image_token_id=299,
+        preprocess=ImageProcessorConfig(image_size=32, resize="within", min_size=16),
+    )
+    torch.manual_seed(0)
+    model = Mllm(config).eval()
+    processor = ImageProcessor(config.preprocess)
+    pictures = [encoded(height, width) for height, width in ((20, 50), (50, 20), (24, 24))]
+    found = ImageFeatures(model, processor, cache_bytes=1 << 20)(pictures)
+    assert found is not None
+    for features, picture in zip(found, pictures, strict=True):
+        alone = torch.from_numpy(processor.normalise(processor(picture)[None]))
+        torch.testing.assert_close(features, model.encode_images(alone)[0])
+
+
+def encoded(height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 50).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_features_come_in_order_each_image_encoded_once(model: Mllm) -> None:

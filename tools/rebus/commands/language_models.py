@@ -32,7 +32,7 @@ def import_model(
     max_gib: Annotated[float, typer.Option(min=0, help="Refuse weights larger than this many GiB.")] = 64.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Makes a model folder of a language model of LLaMA, Mistral, Qwen2, Qwen3, GPT-2 or OPT, or of a LLaVA of one."""
+    """Makes a model folder of a language model (LLaMA, Mistral, Qwen2, GPT-2, OPT) or of a LLaVA, InternVL, Idefics2."""
     from rebus.models.hf import import_folder, import_gguf
     from rebus.models.mllm import count_parameters
 
@@ -60,7 +60,7 @@ def export_model(
     max_shard_gib: Annotated[float, typer.Option(min=0, help="Split weights into files of at most this size.")] = 5.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Writes a model, with its tokenizer, as a folder that transformers and vLLM open: a language model or a LLaVA."""
+    """Writes a model, with its tokenizer, as a folder that transformers opens: a language model or a multimodal one."""
     from rebus.models.hf import export_folder
 
     with ExitStack() as stack:

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.preprocess.any_resolution import cut
+from rebus.data.preprocess.splitters import AnyResolutionConfig, AnyResolutionSplitter
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
 from rebus.models import load_model, save_model
@@ -99,7 +102,7 @@ def own(**preprocess: Any) -> Mllm:
     return model
 
 
-def test_their_processor_counts_as_we_do(tmp_path: Path) -> None:
+def test_their_processor_cuts_and_counts_as_we_do(tmp_path: Path) -> None:
     model = own()
     save_model(model, tmp_path / "ours")
     WORDS.save(tmp_path / "ours")
@@ -107,11 +110,15 @@ def test_their_processor_counts_as_we_do(tmp_path: Path) -> None:
     export_folder(tmp_path / "ours", tmp_path / "theirs")
     processor = AutoProcessor.from_pretrained(tmp_path / "theirs")
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
+    ours = ImageProcessor(model.config.preprocess)
     assert processor.chat_template == "{{ messages[0]['content'] }}"
     for height, width in ((30, 70), (90, 17), (200, 201), (20, 20)):
         picture = Image.effect_noise((width, height), 50).convert("RGB")
         inputs = processor(images=[picture], text="<image> what is this?", return_tensors="pt")
         assert (inputs["input_ids"] == WORDS.image_token_id).sum() == model.connector.count((height, width), side=SIDE)
+        grid = AnyResolutionSplitter(AnyResolutionConfig(grids=GRIDS))(height, width, side=SIDE)
+        cut_tiles = torch.from_numpy(ours.normalise(cut(ours, np.array(picture), grid)))
+        torch.testing.assert_close(cut_tiles, inputs["pixel_values"][0])
         shown = logits(model, inputs["input_ids"], list(inputs["pixel_values"]), [(height, width)])
         torch.testing.assert_close(shown, theirs(**inputs).logits)
     assert read_llava_next(tmp_path / "theirs").config.preprocess == model.config.preprocess
