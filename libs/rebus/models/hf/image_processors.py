@@ -76,7 +76,7 @@ def read_preprocess(folder: Path, *, image_size: int, kinds: Sequence[str] = WHO
     resize, side = _resize(file, where)
     if side != image_size:
         raise invalid(f"{where}.size", f"makes images of {side} pixels, the encoder reads {image_size}")
-    colors = {"background": _mean_color(file.image_mean)} if resize == "pad" else {}
+    colors: dict[str, Any] = {"background": _mean_color(file.image_mean)} if resize == "pad" else {}
     try:
         return ImageProcessorConfig(image_size=side, resize=resize, **pixels, **colors)
     except ValueError as error:
