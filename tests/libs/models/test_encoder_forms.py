@@ -25,6 +25,7 @@ from rebus.models.encoders.audio_spectrogram import AudioSpectrogramConfig, Audi
 from rebus.models.encoders.clip import ClipVision, ClipVisionConfig
 from rebus.models.encoders.conv_vit import ConvVit, ConvVitConfig
 from rebus.models.encoders.dinov2 import Dinov2, Dinov2Config
+from rebus.models.encoders.internvit import InternVit, InternVitConfig
 from rebus.models.encoders.patch_packing import packed_attention
 from rebus.models.encoders.positions import bucketed_positions, interpolate_positions
 from rebus.models.encoders.siglip import Siglip2Vision, SiglipNavit, SiglipNavitConfig, SiglipVision, SiglipVisionConfig
@@ -45,6 +46,7 @@ SIZES: dict[str, Any] = {
     "num_heads": 3,
     "hidden_width": 40,
 }
+INTERNVIT_6B: dict[str, Any] = {"norm": "rms", "qk_norm": True, "qkv_bias": False, "final_norm": True}
 FORMS: dict[str, Callable[..., VisionTransformer]] = {
     "vit": lambda **changes: Vit(VitConfig(**SIZES | changes)),
     "clip": lambda **changes: ClipVision(ClipVisionConfig(**SIZES | changes)),
@@ -52,6 +54,7 @@ FORMS: dict[str, Callable[..., VisionTransformer]] = {
     "siglip2": lambda **changes: Siglip2Vision(SiglipVisionConfig(**SIZES | {"use_head": True} | changes)),
     "siglip-navit": lambda **changes: SiglipNavit(SiglipNavitConfig(**SIZES | changes)),
     "dinov2": lambda **changes: Dinov2(Dinov2Config(**SIZES | {"trained_size": 32, "num_registers": 2} | changes)),
+    "internvit": lambda **changes: InternVit(InternVitConfig(**SIZES | INTERNVIT_6B | changes)),
     "aim": lambda **changes: Aim(AimConfig(**SIZES | changes)),
 }
 forms = pytest.mark.parametrize("form", FORMS)
@@ -135,7 +138,7 @@ def test_other_sizes_are_as_dinov2_and_internvit_interpolate(name: str) -> None:
         torch.testing.assert_close(encoder.forward_tokens(pixels), reference(pixels).last_hidden_state)
 
 
-@pytest.mark.parametrize("form", ["vit", "clip", "siglip", "siglip-navit", "dinov2"])
+@pytest.mark.parametrize("form", ["vit", "clip", "siglip", "siglip-navit", "dinov2", "internvit"])
 def test_positions_learned_at_another_size(form: str) -> None:
     """``image_size`` sets the grid that connectors see; the weights are those of ``trained_size``."""
     trained = seeded(FORMS[form])
@@ -383,7 +386,7 @@ def test_pools_where_the_form_has_a_summary() -> None:
 
 
 def test_recipes_can_name_every_encoder() -> None:
-    for name in ("aim", "clip", "dinov2", "siglip", "siglip2", "siglip-navit", "vit"):
+    for name in ("aim", "clip", "dinov2", "internvit", "siglip", "siglip2", "siglip-navit", "vit"):
         encoder = registry.build("encoder", {"name": name, **SIZES, "trained_size": 0})
         assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, *[math.prod(encoder.grid)], encoder.width)
     small = {"width": 24, "num_layers": 1, "num_heads": 3, "hidden_width": 8}
@@ -404,6 +407,7 @@ def test_recipes_can_name_every_encoder() -> None:
         (lambda: BlockConfig(width=24, num_heads=4, hidden_width=0), "hidden_width=0"),
         (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, activation="relu"), "activation='relu'"),  # pyright: ignore[reportArgumentType]
         (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, qkv_bias="some"), "qkv_bias='some'"),  # pyright: ignore[reportArgumentType]
+        (lambda: BlockConfig(width=4, num_heads=1, hidden_width=1, norm="batch"), "norm='batch'"),  # pyright: ignore[reportArgumentType]
         (lambda: ClipVisionConfig(patch_size=300), "patch_size=300"),
         (lambda: SiglipVisionConfig(trained_size=8), "trained_size=8"),
         (lambda: SiglipVisionConfig(feature_layer=13), "feature_layer=13 is outside -13..12"),

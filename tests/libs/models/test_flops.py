@@ -105,7 +105,10 @@ TRANSFORMER = {"image_size": 32, "patch_size": 8, "width": 24, "num_layers": 2, 
 @pytest.mark.parametrize(
     "spec",
     [{"name": "vit"}, {"name": "conv-vit"}, {"name": "efficientnet-lite0", "image_size": 64}]
-    + [{"name": name, **TRANSFORMER} for name in ("clip", "siglip", "siglip2", "siglip-navit", "dinov2", "aim")],
+    + [
+        {"name": name, **TRANSFORMER}
+        for name in ("clip", "siglip", "siglip2", "siglip-navit", "dinov2", "internvit", "aim")
+    ],
     ids=lambda spec: spec["name"],
 )
 def test_shapes_alone_give_what_an_encoder_takes(spec: dict[str, Any]) -> None:

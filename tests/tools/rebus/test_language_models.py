@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
@@ -12,6 +13,7 @@ from rebus.models import load_model, save_model
 from rebus.models.mllm import Mllm
 from rebus.store import Store, documents, manifests
 from rebus.v1.model_pb2 import Model, ModelVersion
+from tests.libs.models.hf.internvl_peers import PREPROCESSOR, internvl
 from tests.libs.models.hf.llava_peers import llava, pixels, prompt, save
 from tests.libs.models.hf.peers import peer
 from tests.tiny_model import tiny_model, tiny_tokenizer
@@ -36,17 +38,18 @@ def test_a_language_model_goes_in_and_comes_out(rebus: Command, tmp_path: Path) 
     assert torch.equal(back(ids).logits, theirs(ids).logits)
 
 
-def test_a_llava_goes_in_and_comes_out(rebus: Command, tmp_path: Path) -> None:
-    theirs = llava("siglip", "qwen2")
-    save(theirs, tmp_path / "hf")
+@pytest.mark.parametrize("kind", ["llava", "internvl"])
+def test_a_multimodal_model_goes_in_and_comes_out(rebus: Command, kind: str, tmp_path: Path) -> None:
+    theirs = llava("siglip", "qwen2") if kind == "llava" else internvl("300m", "qwen2")
+    save(theirs, tmp_path / "hf", None if kind == "llava" else PREPROCESSOR)
     result = rebus("models", "import", "hf", tmp_path / "hf", tmp_path / "rebus", "--format", "json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["parameters"] == sum(parameter.numel() for parameter in theirs.parameters())
 
     result = rebus("models", "export", tmp_path / "rebus", tmp_path / "back")
     assert result.exit_code == 0, result.stderr
-    assert "LlavaForConditionalGeneration" in result.stdout
-    ids = prompt(1, 9)[None]
+    assert type(theirs).__name__ in result.stdout
+    ids = prompt(1, 9, image_tokens=theirs.config.image_seq_length)[None]
     back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back").eval()
     found, expected = (model(input_ids=ids, pixel_values=pixels(1)).logits for model in (back, theirs))
     assert torch.equal(found, expected)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebus.models.decoders.config import DecoderConfig
+from rebus.models.gated_mlp import GatedMlp
 from rebus.models.moe.layer import MoeLayer
 
 ACTIVATIONS = {
@@ -37,19 +38,17 @@ def build_norm(config: DecoderConfig) -> nn.Module:
     return (RMSNorm if config.norm == "rms" else nn.LayerNorm)(config.width, config.norm_eps)
 
 
-class FeedForward(nn.Module):
-    """SwiGLU and its kin (arXiv 2002.05202)."""
+class FeedForward(GatedMlp):
+    """The gated block as the decoder's settings say it, from ``[..., D]`` to ``[..., D]``."""
 
     def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden_width, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.width, config.hidden_width, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.hidden_width, config.width, bias=config.mlp_bias)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[..., D]`` to ``[..., D]``."""
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        super().__init__(
+            config.width,
+            config.hidden_width,
+            config.width,
+            bias=config.mlp_bias,
+            activation=ACTIVATIONS[config.activation],
+        )
 
 
 class PlainFeedForward(nn.Module):
