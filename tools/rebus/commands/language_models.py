@@ -32,7 +32,10 @@ def import_model(
     max_gib: Annotated[float, typer.Option(min=0, help="Refuse weights larger than this many GiB.")] = 64.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Makes a model folder of a language model (LLaMA, Qwen3, GPT-2, ...) or a LLaVA, an InternVL, an Idefics2."""
+    """Makes a model folder of a language model (LLaMA, Mistral, Qwen2, Qwen3, GPT-2, OPT) or of a multimodal one.
+
+    Multimodal: LLaVA, LLaVA-NeXT, InternVL and Idefics2 of such language models.
+    """
     from rebus.models.hf import import_folder, import_gguf
     from rebus.models.mllm import count_parameters
 

@@ -13,7 +13,7 @@ from rebus.models.hf.any_resolution_images import read_any_resolution, write_any
 from rebus.models.hf.convert import MAX_BYTES, MAX_SHARD_BYTES, changed_settings
 from rebus.models.hf.files import read_json
 from rebus.models.hf.llava import LLAVA, LlavaFile, check_llava, check_projector, encoder_of
-from rebus.models.hf.whole import find_tower, read_file, read_whole, write_whole
+from rebus.models.hf.whole import find_tower, read_file, read_whole, whole_ties, write_whole
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm
 
@@ -44,9 +44,7 @@ def read_llava_next(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
     the same reasons, and what ``read_any_resolution`` raises.
     """
     values = read_json(folder / CONFIG_FILE)
-    file = read_file(values, LlavaNextFile, LLAVA_NEXT)
-    # The whole decides, whatever the text's part says.
-    file = replace(file, text_config={**file.text_config, "tie_word_embeddings": bool(file.tie_word_embeddings)})
+    file = whole_ties(read_file(values, LlavaNextFile, LLAVA_NEXT))
     check_projector(file)
     tower = find_tower(file, LLAVA_NEXT)
     encoder = encoder_of(file, tower)
