@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rebus.data.encoding import Encoder
@@ -36,27 +37,29 @@ class MediaItem:
 class MediaBatch:
     """What the encoders read for the media of a batch."""
 
-    # float32 [N, 3, S, S]: the squares of all images and videos
-    pixels: Tensor
+    # float32 [N, 3, S, S]: the squares of all images and videos; [3, H, W] each where images keep their shapes
+    pixels: Tensor | Sequence[Tensor]
     # float32 [P, M, F]: the pieces of all sounds; None where there are none
     spectrograms: Tensor | None = None
     # In order of the placeholders.
     items: Sequence[MediaItem]
 
     @classmethod
-    def of_images(cls, pixels: Tensor) -> MediaBatch:
-        """Images ``[N, 3, S, S]`` of one square each."""
+    def of_images(cls, pixels: Tensor | Sequence[Tensor]) -> MediaBatch:
+        """Images ``[N, 3, S, S]`` of one square each, or ``[3, H, W]`` of many shapes."""
         return cls(pixels=pixels, items=[MediaItem("image", 1)] * len(pixels))
 
     def to(self, device: torch.device) -> MediaBatch:
         """The same on ``device``."""
         sound = None if self.spectrograms is None else self.spectrograms.to(device)
-        return MediaBatch(pixels=self.pixels.to(device), spectrograms=sound, items=self.items)
+        pixels = self.pixels.to(device) if isinstance(self.pixels, Tensor) else [p.to(device) for p in self.pixels]
+        return MediaBatch(pixels=pixels, spectrograms=sound, items=self.items)
 
     @property
     def num_bytes(self) -> int:
         """Memory that the inputs take."""
-        return self.pixels.nbytes + (0 if self.spectrograms is None else self.spectrograms.nbytes)
+        sound = 0 if self.spectrograms is None else self.spectrograms.nbytes
+        return sum(image.nbytes for image in self.pixels) + sound
 
     @property
     def is_uniform(self) -> bool:
@@ -71,7 +74,7 @@ class MediaBatch:
             if item.type != "audio"
             for at in range(item.num_inputs)
         ]
-        return torch.tensor(numbers, dtype=torch.int64, device=self.pixels.device)
+        return torch.tensor(numbers, dtype=torch.int64, device=self.pixels[0].device if len(self.pixels) else None)
 
     def interleave(self, images: Tensor | None, sounds: Tensor | None) -> Tensor | None:
         """Features ``[N, T, D]`` of the squares and ``[P, T', D]`` of sound as ``[tokens, D]``, medium after medium."""
@@ -88,15 +91,22 @@ class MediaBatch:
 
 def collate(media: Sequence[Medium], processor: MediaProcessor) -> MediaBatch:
     """The media of a batch, in order of their placeholders, normalised."""
-    squares = [medium.values for medium in media if medium.type != "audio"]
     pieces = [medium.values for medium in media if medium.type == "audio"]
-    side = processor.config.image.image_size
-    normalise = processor.image_processor.normalise
     return MediaBatch(
-        pixels=torch.from_numpy(normalise(np.concatenate(squares))) if squares else torch.zeros(0, 3, side, side),
+        pixels=_normalised([medium.values for medium in media if medium.type != "audio"], processor),
         spectrograms=torch.from_numpy(np.concatenate(pieces)) if pieces else None,
         items=[MediaItem(medium.type, len(medium.values)) for medium in media],
     )
+
+
+def _normalised(squares: Sequence[NDArray[np.uint8]], processor: MediaProcessor) -> Tensor | Sequence[Tensor]:
+    """Squares ``[n, S, S, 3]`` as one batch; of images that keep their shapes each by itself."""
+    side, normalise = processor.config.image.image_size, processor.image_processor.normalise
+    if not squares:
+        return torch.zeros(0, 3, side, side)
+    if processor.config.image.is_square:
+        return torch.from_numpy(normalise(np.concatenate(squares)))
+    return [torch.from_numpy(normalise(image)[0]) for image in squares]
 
 
 def reader_of(model: Mllm) -> MediaReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from rebus import registry
 from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig, check_digest
-from rebus.data.preprocess.image import check_squares
+from rebus.data.preprocess.image import check_size
 from rebus.data.preprocess.media import MediaSettings, preprocess_digest
 from rebus.errors import invalid
 from rebus.models.audio import AudioConfig, AudioPart
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
+from rebus.models.connectors.base import JoinsTiles, ReadsPadded, pad
 from rebus.models.connectors.layers import check_layers, read_features
+from rebus.models.encoders.base import ReadsAnyShape
 from rebus.models.encoders.video import FramePositions, FramePositionsConfig
 from rebus.models.media import MediaBatch
 from rebus.models.packing import PackedRows
@@ -64,10 +67,6 @@ class Mllm(nn.Module):
     def __init__(self, config: MllmConfig) -> None:
         super().__init__()
         self.vision_encoder = registry.build("encoder", config.encoder, field="model.encoder")
-        digest = preprocess_digest(config.preprocess, config.media)
-        check_digest(digest, config.preprocess_digest)
-        check_squares(config.preprocess, self.vision_encoder.image_size)
-        self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         self.decoder = registry.build("decoder", config.decoder, field="model.decoder", vocab_size=config.vocab_size)
         self.connector = registry.build(
             "connector",
@@ -77,6 +76,12 @@ class Mllm(nn.Module):
             width_out=self.decoder.config.width,
             grid=self.vision_encoder.grid,
         )
+        digest = preprocess_digest(config.preprocess, config.media)
+        check_digest(digest, config.preprocess_digest)
+        check_size(
+            config.preprocess, self.vision_encoder.image_size, any_shape=self.reads_any_shape and config.media is None
+        )
+        self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         names = (config.encoder["name"], config.connector["name"])
         check_layers(self.vision_encoder, self.connector, names=names, field="model.connector")
         self.audio = self._audio_part(config)
@@ -111,16 +116,51 @@ class Mllm(nn.Module):
             )
         return self.connector.grid
 
-    def encode_images(self, pixels: Tensor, frames: Tensor | None = None) -> Tensor:
-        """Decoder embeddings ``[N, image_tokens, D]`` of normalised squares ``[N, 3, H, W]``.
+    @property
+    def reads_any_shape(self) -> bool:
+        """Whether ``encode_images`` takes images of many shapes; else all are of the encoder's size."""
+        return isinstance(self.vision_encoder, ReadsAnyShape) and isinstance(self.connector, ReadsPadded)
 
-        ``frames``, int64 ``[N]``, says which frame of its video each is, -1 for an image; without it all are images.
+    def encode_images(self, pixels: Tensor | Sequence[Tensor], frames: Tensor | None = None) -> Tensor:
+        """Decoder embeddings ``[N, image_tokens, D]`` of normalised squares ``[N, 3, H, W]``, or ``[3, H, W]`` each.
+
+        Images of many shapes are encoded in one sequence, without padding; there must be at least one. ``frames``,
+        int64 ``[N]``, says which frame of its video each square is, -1 for an image; without it all are images. Raises
+        ``InvalidArgumentError`` for many shapes unless ``reads_any_shape``, and for an image smaller than a patch.
         """
+        if not isinstance(pixels, Tensor):
+            return self._encode_shapes(pixels)
         features = self.image_features(pixels)
         if self.frame_positions is not None:
             frames = pixels.new_full((len(pixels),), -1, dtype=torch.int64) if frames is None else frames
             features = self.frame_positions(features, frames)
         return self.connector(features)
+
+    def _encode_shapes(self, images: Sequence[Tensor]) -> Tensor:
+        if not self.reads_any_shape:
+            names = f"{self.config.encoder['name']} and {self.config.connector['name']}"
+            raise invalid("images", f"{names} do not read images of many shapes")
+        try:
+            features = self.vision_encoder.forward_packed(images)
+        except ValueError as error:
+            raise invalid("images", str(error)) from None
+        return self.connector(*pad(features))
+
+    def encode_tiles(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Decoder embeddings ``[tokens, D]`` of images one after another, each an overview and tiles ``[n, 3, S, S]``.
+
+        ``sizes`` are the images' heights and widths before they were cut. Raises ``InvalidArgumentError`` where the
+        connector knows no tiles, and for an image that has not as many as its size says.
+        """
+        if not isinstance(self.connector, JoinsTiles):
+            raise invalid("model.connector", f"{self.config.connector['name']!r} does not put tiles together")
+        parts = self.encode_images(torch.cat(list(images))).split([len(tiles) for tiles in images])
+        side = self.vision_encoder.image_size
+        try:
+            joined = [self.connector.join(part, size, side=side) for part, size in zip(parts, sizes, strict=True)]
+        except ValueError as error:
+            raise invalid("images", str(error)) from None
+        return torch.cat(joined)
 
     def encode_media(self, media: MediaBatch) -> Tensor | None:
         """Decoder embeddings of a batch's media, in order: ``[N, image_tokens, D]`` where all are images of one square,
@@ -179,14 +219,14 @@ class Mllm(nn.Module):
         input_ids: Tensor,
         positions: Tensor,
         mask: Tensor | None = None,
-        pixels: Tensor | None = None,
+        pixels: Tensor | Sequence[Tensor] | None = None,
         media: MediaBatch | None = None,
     ) -> Tensor:
         """Hidden states of whole rows.
 
-        ``pixels`` ``[N, 3, H, W]`` holds the images in order of their placeholders, of one square each; ``media`` all
-        that is shown and heard where that is more. In training with other processes, encoders and connectors run even
-        if there is nothing for them.
+        ``pixels``, as ``encode_images`` takes them, holds the images in order of their placeholders, of one square (or
+        shape) each; ``media`` all that is shown and heard where that is more. In training with other processes,
+        encoders and connectors run even if there is nothing for them.
         """
         if media is None and pixels is not None:
             media = MediaBatch.of_images(pixels)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rebus.data.encoding import Row
+from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.errors import InvalidArgumentError
 from rebus.generation.media import MediaFeatures
-from rebus.models.mllm import Mllm
+from rebus.models.mllm import Mllm, MllmConfig
 from tests.tiny_model import png, question, tiny_encoder, tiny_model, tiny_processor, tiny_tokenizer
 
 ENCODER = tiny_encoder(tiny_tokenizer())
@@ -38,6 +41,34 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mllm]:
     made.encoded = 0  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(made, "encode_images", counting)
     return made
+
+
+def test_images_of_many_shapes_are_encoded_together() -> None:
+    """By a model that reads any shape, each as it is alone."""
+    sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "hidden_width": 32, "patch_size": 8}
+    resampler = {"num_tokens": 3, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_width": 8}
+    config = MllmConfig(
+        encoder={"name": "siglip-navit", "image_size": 32, **sizes},
+        connector={"name": "perceiver-resampler", **resampler},
+        vocab_size=300,
+        image_token_id=299,
+        preprocess=ImageProcessorConfig(image_size=32, resize="within", min_size=16),
+    )
+    torch.manual_seed(0)
+    model = Mllm(config).eval()
+    processor = ImageProcessor(config.preprocess)
+    pictures = [encoded(height, width) for height, width in ((20, 50), (50, 20), (24, 24))]
+    found = MediaFeatures(model, cache_bytes=1 << 20)(rows(pictures))
+    assert found is not None
+    for features, picture in zip(found.split(3), pictures, strict=True):
+        alone = torch.from_numpy(processor.normalise(processor(picture)[None]))
+        torch.testing.assert_close(features, model.encode_images(alone)[0])
+
+
+def encoded(height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 50).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_features_come_in_order_each_image_encoded_once(model: Mllm) -> None:

@@ -25,7 +25,7 @@ from rebus.generation.requests import Prompt, Sampling
 from rebus.models import save_model
 from rebus.models.audio import AudioConfig
 from rebus.models.encoders.video import FramePositionsConfig
-from rebus.models.hf.llava import tower_of
+from rebus.models.hf.llava import check_llava
 from rebus.models.io import CONFIG_FILE
 from rebus.models.media import MediaBatch, collate, encoder_of, reader_of
 from rebus.models.mllm import Mllm, MllmConfig
@@ -319,7 +319,7 @@ def test_what_a_model_cannot_take_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgumentError, match="more than max_images=12"):
         encoder_of(few, TOKENIZER).encode(sample())
     with pytest.raises(InvalidArgumentError, match="media: a LLaVA sees images of one square"):
-        tower_of(deaf)
+        check_llava(deaf)
 
 
 def test_kept_features_are_those_of_the_same_part_read_the_same_way() -> None:

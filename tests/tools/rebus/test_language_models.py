@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from rebus.models import load_model, save_model
 from rebus.models.mllm import Mllm
 from rebus.store import Store, documents, manifests
 from rebus.v1.model_pb2 import Model, ModelVersion
+from tests.libs.models.hf import idefics2_peers, llava_next_peers
 from tests.libs.models.hf.internvl_peers import PREPROCESSOR, internvl
-from tests.libs.models.hf.llava_peers import llava, pixels, prompt, save
+from tests.libs.models.hf.llava_peers import assert_same_weights, llava, pixels, prompt, save
 from tests.libs.models.hf.peers import peer
 from tests.tiny_model import tiny_model, tiny_tokenizer
 from tests.tools.rebus.conftest import Command
@@ -53,6 +55,19 @@ def test_a_multimodal_model_goes_in_and_comes_out(rebus: Command, kind: str, tmp
     back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back").eval()
     found, expected = (model(input_ids=ids, pixel_values=pixels(1)).logits for model in (back, theirs))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("make", [idefics2_peers, llava_next_peers])
+def test_a_model_of_many_shapes_goes_in_and_comes_out(rebus: Command, make: ModuleType, tmp_path: Path) -> None:
+    theirs = make.idefics2() if make is idefics2_peers else make.llava_next()
+    make.save(theirs, tmp_path / "hf")
+    result = rebus("models", "import", "hf", tmp_path / "hf", tmp_path / "rebus")
+    assert result.exit_code == 0, result.stderr
+    result = rebus("models", "export", tmp_path / "rebus", tmp_path / "back")
+    assert result.exit_code == 0, result.stderr
+    assert type(theirs).__name__ in result.stdout
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back")
+    assert_same_weights(back.state_dict(), theirs.state_dict())
 
 
 def test_a_versions_decoder_is_exported(rebus: Command, store: Store, tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def import_model(
     max_gib: Annotated[float, typer.Option(min=0, help="Refuse weights larger than this many GiB.")] = 64.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Makes a model folder of a language model (LLaMA, Mistral, Qwen2, Qwen3, GPT-2, OPT), a LLaVA or an InternVL."""
+    """Makes a model folder of a language model (LLaMA, Mistral, Qwen2, Qwen3, GPT-2, OPT) or of a multimodal one.
+
+    Multimodal: LLaVA, LLaVA-NeXT, InternVL and Idefics2 of such language models.
+    """
     from rebus.models.hf import import_folder, import_gguf
     from rebus.models.mllm import count_parameters
 
@@ -60,7 +63,7 @@ def export_model(
     max_shard_gib: Annotated[float, typer.Option(min=0, help="Split weights into files of at most this size.")] = 5.0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Writes a model, with its tokenizer, as a folder of transformers: a language model, a LLaVA or an InternVL."""
+    """Writes a model, with its tokenizer, as a folder that transformers opens: a language model or a multimodal one."""
     from rebus.models.hf import export_folder
 
     with ExitStack() as stack:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from rebus import config as configs
 from rebus.data.images import DEFAULT_LIMITS, WHITE, Color, ImageBytes, ImageLimits, OpenedImage
-from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, fit, side_size
+from rebus.data.preprocess.resize import Area, CanvasMode, Resample, SideMode, fit, side_size, within_size
 from rebus.errors import FailedPreconditionError, invalid
 
 # Part of every digest: raise it whenever the same config would give different pixels.
@@ -26,7 +26,8 @@ class ImageProcessorConfig:
     Square, ``image_size`` a side: ``squash`` ignores the aspect ratio, ``pad`` keeps it, centred on ``background``,
     ``pad-end`` keeps it at the upper left, so that positions keep their meaning, ``crop`` keeps it and takes the
     centre. Of the image's own shape, for encoders that read any: ``shortest`` and ``longest`` bring that side to
-    ``image_size``. ``mean`` and ``std`` are per channel (R, G, B), of pixels scaled to 0–1.
+    ``image_size``, ``within`` bounds the longer side by ``image_size`` and the shorter by ``min_size``. ``mean`` and
+    ``std`` are per channel (R, G, B), of pixels scaled to 0–1.
     """
 
     image_size: int = 64
@@ -35,6 +36,8 @@ class ImageProcessorConfig:
     background: Color = WHITE
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    # Shortest side, in pixels, that ``within`` makes; else 0.
+    min_size: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= 4096:
@@ -43,6 +46,11 @@ class ImageProcessorConfig:
             raise ValueError(f"std={self.std} must be positive")
         if not all(0 <= c <= 255 for c in self.background):
             raise ValueError(f"background={self.background} must hold bytes")
+        if (self.resize == "within") != (self.min_size > 0) or self.min_size > self.image_size:
+            raise ValueError(
+                f"min_size={self.min_size} must be within 1..image_size={self.image_size} where resize is 'within', "
+                f"else 0; it is {self.resize!r}"
+            )
 
     @property
     def is_square(self) -> bool:
@@ -63,7 +71,7 @@ class ImageProcessor:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over the config and the code's version: equal digests give equal pixels."""
-        return configs.digest({"code": CODE_VERSION, "config": self.config})
+        return configs.digest({"code": CODE_VERSION, "config": digested(self.config)})
 
     def open(self, data: ImageBytes, *, field: str = "image") -> OpenedImage:
         """The header of an encoded image; errors as ``decode_image``."""
@@ -97,18 +105,20 @@ class ImageProcessor:
     def resize(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 ``[h, w, 3]`` to uint8 ``[H, W, 3]``; an image of the right size is returned as it is."""
         size = self.config.image_size
+        height, width = pixels.shape[:2]
+        if self.config.resize == "within":
+            return self.onto(pixels, *within_size(height, width, smallest=self.config.min_size, largest=size))[0]
         if self.config.resize in ("shortest", "longest"):
-            height, width = pixels.shape[:2]
             return self.onto(pixels, *side_size(self.config.resize, height, width, size))[0]
         return self.onto(pixels, size, size)[0]
 
     def onto(self, pixels: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Area]:
         """uint8 ``[h, w, 3]`` onto a canvas ``[height, width, 3]``, and the area that the picture fills.
 
-        With ``shortest`` and ``longest``, whose canvases have the picture's own shape, it fills the canvas.
+        Where ``is_square`` is False, canvases have the picture's own shape and it fills them.
         """
         config = self.config
-        mode = "squash" if config.resize in ("shortest", "longest") else config.resize
+        mode = "squash" if config.resize in ("shortest", "longest", "within") else config.resize
         return fit(pixels, height, width, mode=mode, resample=config.resample, background=config.background)
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
@@ -119,6 +129,14 @@ class ImageProcessor:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+def digested(config: ImageProcessorConfig) -> dict[str, Any]:
+    """The settings that a digest is over: those younger than trained models count only where they are used."""
+    plain = configs.to_plain(config)
+    if not config.min_size:
+        del plain["min_size"]
+    return plain
+
+
 def model_processor(config: ImageProcessorConfig, *, image_size: int, digest: str = "") -> ImageProcessor:
     """The processor of a model whose encoder reads squares of ``image_size`` pixels.
 
@@ -127,15 +145,18 @@ def model_processor(config: ImageProcessorConfig, *, image_size: int, digest: st
     """
     processor = ImageProcessor(config)
     check_digest(processor.digest, digest)
-    check_squares(config, image_size)
+    check_size(config, image_size)
     return processor
 
 
-def check_squares(config: ImageProcessorConfig, image_size: int) -> None:
-    """``InvalidArgumentError`` unless every image comes as an encoder's square of ``image_size`` pixels."""
+def check_size(config: ImageProcessorConfig, image_size: int, *, any_shape: bool = False) -> None:
+    """``InvalidArgumentError`` unless every image comes as an encoder's square of ``image_size`` pixels.
+
+    With ``any_shape`` images may come in their own shapes.
+    """
     if config.image_size != image_size:
         raise invalid("model.preprocess.image_size", f"is {config.image_size}, the encoder reads {image_size}")
-    if not config.is_square:
+    if not config.is_square and not any_shape:
         expected = ", ".join(_CANVAS_MODES)
         raise invalid("model.preprocess.resize", f"is {config.resize!r}, the encoder reads squares: {expected}")
 

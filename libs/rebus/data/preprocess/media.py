@@ -14,7 +14,7 @@ from rebus.data.images import ImageBytes
 from rebus.data.preprocess.augment import JpegNoise
 from rebus.data.preprocess.frames import FrameSampler, Relevance
 from rebus.data.preprocess.image import CODE_VERSION as IMAGE_CODE_VERSION
-from rebus.data.preprocess.image import ImageProcessor, ImageProcessorConfig, check_digest
+from rebus.data.preprocess.image import ImageProcessor, ImageProcessorConfig, check_digest, digested
 from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
 from rebus.data.preprocess.resize import Area, patch_mask
 from rebus.data.preprocess.splitters import Grid, Splitter
@@ -39,11 +39,11 @@ class MediaSettings:
 class MediaProcessorConfig(MediaSettings):
     """How each kind of media becomes an encoder's input."""
 
-    # Of one tile or frame; it must make squares.
+    # Of one tile or frame. Without a splitter images may keep their shapes; then there are no tiles or videos.
     image: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
 
     def __post_init__(self) -> None:
-        if not self.image.is_square:
+        if not self.image.is_square and self.splitter["name"] != "single":
             raise ValueError(f"image.resize={self.image.resize!r} makes no squares, which tiles and frames are")
 
 
@@ -106,7 +106,7 @@ class MediaProcessor:
         return configs.digest(
             {
                 "code": [CODE_VERSION, IMAGE_CODE_VERSION],
-                "image": config.image,
+                "image": digested(config.image),
                 "splitter": _settings("splitter", config.splitter),
                 "frames": _settings("frame-sampler", config.frames),
                 "audio": config.audio,

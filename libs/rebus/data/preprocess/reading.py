@@ -19,7 +19,8 @@ class Medium:
     """One prepared image, video or sound."""
 
     type: SegmentType
-    # uint8 [N, S, S, 3]: tiles or frames; or float32 [P, mels, frames]: pieces of sound
+    # uint8 [N, S, S, 3]: tiles or frames, [1, H, W, 3] where images keep their shapes; or float32 [P, mels, frames]:
+    # pieces of sound
     values: NDArray[Any]
 
     @property
@@ -70,8 +71,16 @@ class MediaReader:
         if segment.type == "audio":
             return Medium("audio", self.processor.audio(data, **_times(segment), field=field))
         if segment.type == "video":
+            self._check_squares(field)
             return Medium("video", self.processor.video(data, **_times(segment), field=field)[0])
+        if not self.processor.config.image.is_square:
+            return Medium("image", self.processor.image_processor(data, field=field)[None])
         return Medium("image", self.processor.image(data, num_images=num_images, field=field).pixels)
+
+    def _check_squares(self, field: str) -> None:
+        image = self.processor.config.image
+        if not image.is_square:
+            raise invalid(field, f"a video's frames are squares, which resize={image.resize!r} does not make")
 
     def read_row(self, row: Row, media: Sequence[bytes], *, field: str) -> list[Medium]:
         """All media of an encoded row, in order of their placeholders; errors name ``field[i]``."""

@@ -15,8 +15,8 @@ from rebus.data.images import Color
 # ``pad-end`` keeps it and starts at the upper left, so that a place on the canvas is always the same distance from the
 # picture's corner, ``crop`` keeps it and takes the centre.
 CanvasMode = Literal["squash", "pad", "pad-end", "crop"]
-# To a size of the picture's own: that of its shorter or its longer side is given.
-SideMode = Literal["shortest", "longest"]
+# To a size of the picture's own: that of its shorter or its longer side is given; ``within``: bounds of both are.
+SideMode = Literal["shortest", "longest", "within"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 
 FILTERS = {
@@ -59,6 +59,17 @@ def side_size(mode: SideMode, height: int, width: int, side: int) -> tuple[int, 
     aspect = min(long / short, MAX_ASPECT)
     small, large = (side, round(side * aspect)) if mode == "shortest" else (max(1, round(side / aspect)), side)
     return (large, small) if height > width else (small, large)
+
+
+def within_size(height: int, width: int, *, smallest: int, largest: int) -> tuple[int, int]:
+    """``(height, width)`` of a picture whose longer side is brought down to ``largest``, its aspect ratio kept.
+
+    Then a side shorter than ``smallest`` is stretched to it. Rounded as in Idefics2 (arXiv 2405.02246, section 4).
+    """
+    aspect = width / height
+    if max(height, width) > largest:
+        height, width = (int(largest / aspect), largest) if width >= height else (largest, int(largest * aspect))
+    return max(height, smallest), max(width, smallest)
 
 
 def fit(

@@ -147,6 +147,39 @@ class AspectSplitter:
         return Grid(*best, "none" if best == (1, 1) else "last")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnyResolutionConfig:
+    """Grids in question: rows and columns of each; of equally good ones the first is taken."""
+
+    grids: tuple[tuple[int, int], ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+
+    def __post_init__(self) -> None:
+        if not self.grids or not all(min(grid) >= 1 and grid[0] * grid[1] <= _MAX_TILES for grid in self.grids):
+            raise ValueError(f"grids={list(self.grids)} must each have 1 to {_MAX_TILES} tiles")
+
+
+@register("splitter", "any-resolution", config=AnyResolutionConfig, paper="xgen-mm")
+class AnyResolutionSplitter:
+    """LLaVA-NeXT's choice of a grid: the one that keeps most of the image's pixels, then the one that wastes least.
+
+    Sizes are rounded as in the published code, so that what ties there ties here.
+    """
+
+    def __init__(self, config: AnyResolutionConfig) -> None:
+        self._grids = config.grids
+
+    def __call__(self, height: int, width: int, *, side: int, num_images: int = 1) -> Grid:
+        """The grid of the image; the overview comes first."""
+
+        def worth(grid: tuple[int, int]) -> tuple[int, int]:
+            rows, columns = grid
+            scale = min(columns * side / width, rows * side / height)
+            kept = min(int(width * scale) * int(height * scale), width * height)
+            return kept, kept - rows * columns * side * side
+
+        return Grid(*max(self._grids, key=worth), "first")
+
+
 def _check_tiles(least: int, most: int) -> None:
     if not 1 <= least <= most <= _MAX_TILES:
         raise ValueError(f"need 1 <= min_tiles={least} <= max_tiles={most} <= {_MAX_TILES}")

@@ -10,6 +10,7 @@ from rebus.models.connectors import (
     perceiver_resampler,
     pixel_shuffle,
     q_former,
+    tiled_mlp,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "perceiver_resampler",
     "pixel_shuffle",
     "q_former",
+    "tiled_mlp",
 ]

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Connector(Protocol):
@@ -28,6 +30,38 @@ class ReadsLayers(Protocol):
 
     # Ascending, from 0 on, numbered as by ``encoders.base.GivesLayers``.
     feature_layers: Sequence[int]
+
+
+@runtime_checkable
+class ReadsPadded(Protocol):
+    """A connector that gives ``num_tokens`` of any number of features, as images of many shapes have.
+
+    It is called with padded features ``[N, T, width_in]`` and, where some are padding, a bool mask ``[N, T]``, False
+    there.
+    """
+
+    reads_padded: Literal[True]
+
+
+@runtime_checkable
+class JoinsTiles(Protocol):
+    """A connector that makes an image's tokens, of any number, of those of its overview and its tiles."""
+
+    def join(self, tiles: Tensor, size: tuple[int, int], *, side: int) -> Tensor:
+        """Tokens ``[count, D]`` of an image of ``size`` (height, width), from ``[1 + tiles, T, D]`` of ``side`` pixels.
+
+        Raises ``ValueError`` where tiles are not as many as the size says.
+        """
+        ...
+
+
+def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Features ``[T_i, D]`` as ``[N, T, D]`` and, where lengths differ, bool ``[N, T]``: False at padding."""
+    padded = pad_sequence(list(features), batch_first=True)
+    lengths = torch.tensor([len(part) for part in features], device=padded.device)
+    if bool((lengths == padded.shape[1]).all()):
+        return padded, None
+    return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
 
 def to_map(features_NTD: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 | connector | transformers' module |
 |---|---|
 | ``mlp`` | ``LlavaMultiModalProjector`` |
+| ``tiled-mlp`` | ``LlavaNextMultiModalProjector`` and ``image_newline`` |
 | ``perceiver-resampler`` | ``Idefics2Connector`` |
 | ``pixel-shuffle`` with ``mlp`` | ``InternVLMultiModalProjector`` |
 | ``pixel-shuffle`` with ``linear`` | ``Idefics3Connector`` |
@@ -22,7 +23,7 @@ from rebus.models.connectors.pixel_shuffle import PixelShuffleConnector
 from rebus.models.connectors.q_former import QFormer
 
 # Module of ours -> of transformers'; what follows such a beginning keeps its name.
-_LLAVA = {"fc1": "linear_1", "fc2": "linear_2"}
+_LLAVA = {"fc1": "linear_1", "fc2": "linear_2", "newline": "image_newline"}
 _INTERNVL = {"proj.0": "layer_norm", "proj.1": "linear_1", "proj.3": "linear_2"}
 _IDEFICS3 = {"proj": "modality_projection.proj"}
 _IDEFICS2 = {

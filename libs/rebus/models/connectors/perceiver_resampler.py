@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,8 @@ class PerceiverResamplerConfig:
 @register("connector", "perceiver-resampler", config=PerceiverResamplerConfig, paper=("idefics2", "xgen-mm"))
 class PerceiverResampler(nn.Module):
     """Learned latents read the projected image tokens and themselves, layer by layer."""
+
+    reads_padded: Literal[True] = True
 
     def __init__(
         self, config: PerceiverResamplerConfig, *, width_in: int, width_out: int, grid: tuple[int, int]

@@ -36,3 +36,15 @@ class GivesLayers(Protocol):
         FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
         """
         ...
+
+
+@runtime_checkable
+class ReadsAnyShape(Protocol):
+    """An encoder of images of many shapes."""
+
+    def forward_packed(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Features ``[T_i, width]`` of images ``[3, H_i, W_i]``, at least one, each what ``forward`` gives for it.
+
+        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
+        """
+        ...

@@ -46,9 +46,7 @@ def read_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> CausalLm:
     values = read_json(folder / CONFIG_FILE)
     family = family_of(values)
     tensors = stored_tensors(folder, max_bytes=max_bytes)
-    whole = whole_names(family, list(tensors))
-    by_name = {whole[name]: tensor for name, tensor in tensors.items() if name in whole}
-    drop_repeated_head(values, family, by_name)
+    by_name = by_family_name(family, values, tensors)
     shapes = {name: (tensor.shape, is_float(tensor)) for name, tensor in by_name.items()}
     return build_model(family, values, shapes, lambda name: by_name[name].read())
 
@@ -160,7 +158,15 @@ def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, tuple[Sha
         raise DataLossError(f"the weights do not fit {CONFIG_FILE}: {'; '.join(sorted(problems)[:_SHOWN])}{more}")
 
 
-def drop_repeated_head(values: Mapping[str, Any], family: Family, tensors: dict[str, Stored]) -> None:
+def by_family_name(family: Family, values: Mapping[str, Any], tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Tensors of a language model by the names of a whole one, without an output layer that repeats the table."""
+    whole = whole_names(family, list(tensors))
+    by_name = {whole[name]: tensor for name, tensor in tensors.items() if name in whole}
+    _drop_repeated_head(values, family, by_name)
+    return by_name
+
+
+def _drop_repeated_head(values: Mapping[str, Any], family: Family, tensors: dict[str, Stored]) -> None:
     """Drops the output layer that some files repeat, if it is indeed the embedding table."""
     head = tensors.get("lm_head.weight")
     stem = next(rule.theirs for rule in family.rules if rule.ours == ("embed_tokens",))

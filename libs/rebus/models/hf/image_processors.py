@@ -6,7 +6,7 @@ more or less, and borders differ. Transparent pixels show ``background``, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ _DEFAULTS = {
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.5, 0.5, 0.5),
     ),
+    # What it says of tiles is read by ``any_resolution_images``.
+    "LlavaNextImageProcessor": ImageFile(image_processor_type="LlavaNextImageProcessor", do_pad=True),
     # Of InternVL too; what it says of tiles is read by ``tiles``.
     "GotOcr2ImageProcessor": ImageFile(
         image_processor_type="GotOcr2ImageProcessor", size={"height": 384, "width": 384}, do_center_crop=False
@@ -70,24 +72,13 @@ def read_preprocess(folder: Path, *, image_size: int, kinds: Sequence[str] = WHO
     """
     values, where = read_image_processor(folder)
     file = _file(values, where, kinds)
-    _only(file, where, do_resize=True, do_rescale=True)
-    if abs(255 * file.rescale_factor - 1) > 1e-6:
-        raise invalid(f"{where}.rescale_factor", f"{file.rescale_factor} is not supported, only 1/255")
-    if file.resample not in _RESAMPLES:
-        raise invalid(f"{where}.resample", f"{file.resample} is none of {_RESAMPLES}")
+    pixels = read_pixels(file, where)
     resize, side = _resize(file, where)
     if side != image_size:
         raise invalid(f"{where}.size", f"makes images of {side} pixels, the encoder reads {image_size}")
-    normal = {"mean": file.image_mean, "std": file.image_std}
-    colors = {"background": _mean_color(file.image_mean)} if resize == "pad" else {}
+    colors: dict[str, Any] = {"background": _mean_color(file.image_mean)} if resize == "pad" else {}
     try:
-        return ImageProcessorConfig(
-            image_size=side,
-            resize=resize,
-            resample=_RESAMPLES[file.resample],
-            **(normal if file.do_normalize else {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
-            **colors,
-        )
+        return ImageProcessorConfig(image_size=side, resize=resize, **pixels, **colors)
     except ValueError as error:
         raise InvalidArgumentError(f"{where}: {error}") from None
 
@@ -95,11 +86,24 @@ def read_preprocess(folder: Path, *, image_size: int, kinds: Sequence[str] = WHO
 def write_squash(config: ImageProcessorConfig, kind: str) -> dict[str, Any]:
     """``preprocessor_config.json`` of the class ``kind``, which brings every image onto the square."""
     square = {"height": config.image_size, "width": config.image_size}
-    return configs.to_plain(replace(_DEFAULTS[kind], size=square, crop_size=None, **_pixels(config)))
+    return configs.to_plain(replace(_DEFAULTS[kind], size=square, crop_size=None, **write_pixels(config)))
 
 
-def _pixels(config: ImageProcessorConfig) -> dict[str, Any]:
-    """What the file says of pixels wherever they lie."""
+def read_pixels(file: Any, where: str) -> dict[str, Any]:
+    """What any image processor's file says of pixels wherever they lie, by our names."""
+    for name in ("do_resize", "do_rescale"):
+        if not getattr(file, name):
+            raise invalid(f"{where}.{name}", "False is not supported, only True")
+    if abs(255 * file.rescale_factor - 1) > 1e-6:
+        raise invalid(f"{where}.rescale_factor", f"{file.rescale_factor} is not supported, only 1/255")
+    if file.resample not in _RESAMPLES:
+        raise invalid(f"{where}.resample", f"{file.resample} is none of {_RESAMPLES}")
+    mean, std = (file.image_mean, file.image_std) if file.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return {"resample": _RESAMPLES[file.resample], "mean": mean, "std": std}
+
+
+def write_pixels(config: ImageProcessorConfig) -> dict[str, Any]:
+    """The same by their names."""
     resample = next(number for number, name in _RESAMPLES.items() if name == config.resample)
     return {"resample": resample, "image_mean": config.mean, "image_std": config.std}
 
@@ -108,7 +112,7 @@ def write_preprocess(config: ImageProcessorConfig) -> dict[str, Any]:
     """``preprocessor_config.json`` of our config; ``InvalidArgumentError`` names what it has no word for."""
     side = config.image_size
     square = {"height": side, "width": side}
-    pixels = _pixels(config)
+    pixels = write_pixels(config)
     if config.resize == "squash":
         return {"processor_class": "LlavaProcessor", **write_squash(config, "SiglipImageProcessor")}
     if config.resize == "crop":
@@ -143,11 +147,17 @@ def read_image_processor(folder: Path) -> tuple[dict[str, Any], str]:
     return read_json(folder / IMAGE_FILE), IMAGE_FILE
 
 
-def _file(values: dict[str, Any], where: str, kinds: Sequence[str]) -> ImageFile:
+def image_processor_kind(values: Mapping[str, Any], where: str, kinds: Sequence[str]) -> str:
+    """The class that the file names, of whatever backend; ``InvalidArgumentError`` for one not among ``kinds``."""
     name = values.get("image_processor_type", values.get("feature_extractor_type"))
     kind = str(name).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if kind not in kinds:
         raise invalid(f"{where}.image_processor_type", f"unknown {name!r}; known: {', '.join(kinds)}")
+    return kind
+
+
+def _file(values: dict[str, Any], where: str, kinds: Sequence[str]) -> ImageFile:
+    kind = image_processor_kind(values, where, kinds)
     known = {item.name for item in fields(ImageFile)}
     said = {key: value for key, value in values.items() if key in known and value is not None}
     return configs.build(ImageFile, {**vars(_DEFAULTS[kind]), **said, "image_processor_type": kind}, where=where)
@@ -156,7 +166,8 @@ def _file(values: dict[str, Any], where: str, kinds: Sequence[str]) -> ImageFile
 def _resize(file: ImageFile, where: str) -> tuple[Any, int]:
     """Our mode and the side of the squares that it makes."""
     shortest, square = _sides(file.size, f"{where}.size")
-    if file.do_pad:
+    # A LLaVA-NeXT's pads the tiles of a batch for each other.
+    if file.do_pad and file.image_processor_type != "LlavaNextImageProcessor":
         if file.image_processor_type != "LlavaImageProcessor":
             raise invalid(f"{where}.do_pad", f"a {file.image_processor_type} that pads is not supported")
         mode = "pad"
@@ -180,12 +191,6 @@ def _sides(size: _Size, where: str) -> tuple[int, int | None]:
     if height is None or height != width:
         raise invalid(where, f"expected a square or a shortest_edge, found {size}")
     return height, height
-
-
-def _only(file: ImageFile, where: str, **expected: bool) -> None:
-    for name, value in expected.items():
-        if (found := getattr(file, name)) != value:
-            raise invalid(f"{where}.{name}", f"{found} is not supported, only {value}")
 
 
 def _mean_color(mean: tuple[float, float, float]) -> Color:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rebus.errors import invalid
 from rebus.models.causal_lm import SpecialTokens
@@ -61,13 +62,9 @@ def read_llava(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
     """
     values = read_json(folder / CONFIG_FILE)
     file = read_file(values, LlavaFile, LLAVA)
-    if not file.multimodal_projector_bias:
-        raise invalid(f"{CONFIG_FILE}.multimodal_projector_bias", "False is not supported, only True")
+    check_projector(file)
     tower = find_tower(file, LLAVA)
-    encoder = read_encoder(file, tower)
-    if tower.name == "siglip" and is_last(encoder):
-        # Hidden states are what the last block returns.
-        encoder = replace(encoder, feature_norm=False)
+    encoder = encoder_of(file, tower)
     preprocess = read_preprocess(folder, image_size=encoder.image_size)
     return read_whole(
         folder,
@@ -80,6 +77,19 @@ def read_llava(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
         preprocess=preprocess,
         max_bytes=max_bytes,
     )
+
+
+def check_projector(file: LlavaFile) -> None:
+    """Raises ``InvalidArgumentError`` for a projector that is not ours."""
+    if not file.multimodal_projector_bias:
+        raise invalid(f"{CONFIG_FILE}.multimodal_projector_bias", "False is not supported, only True")
+
+
+def encoder_of(file: LlavaFile, tower: Tower) -> Any:
+    """The encoder's settings."""
+    encoder = read_encoder(file, tower)
+    # Hidden states are what the last block returns.
+    return replace(encoder, feature_norm=False) if tower.name == "siglip" and is_last(encoder) else encoder
 
 
 def write_llava(
@@ -99,9 +109,9 @@ def write_llava(
     write_whole(model, folder, LLAVA, own, special_tokens=special_tokens, max_shard_bytes=max_shard_bytes)
 
 
-def check_llava(model: Mllm) -> None:
-    """Raises ``InvalidArgumentError`` naming what of encoder and connector a LLaVA has no word for."""
-    tower_for(model, LLAVA)
+def check_llava(model: Mllm, kind: Kind = LLAVA) -> None:
+    """Raises ``InvalidArgumentError`` naming what of encoder and connector the kind has no word for."""
+    tower_for(model, kind)
     connector = model.connector
     if connector.fc1.out_features != connector.fc2.out_features:
         raise invalid(
@@ -109,4 +119,4 @@ def check_llava(model: Mllm) -> None:
         )
     config = encoder_config(model)
     if getattr(config, "feature_norm", False) and is_last(config):
-        raise invalid("encoder.feature_norm", "a LLaVA reads the last layer before its norm: feature_norm=False")
+        raise invalid("encoder.feature_norm", f"{kind.title} reads the last layer before its norm: feature_norm=False")

@@ -13,9 +13,10 @@ from rebus.errors import ResourceExhaustedError
 from rebus.models.causal_lm import SpecialTokens
 from rebus.models.hf.files import read_json
 
+TOKENIZER_FILE = "tokenizer.json"
 # Vocabulary and merges, special tokens, the chat template, defaults of generation. None of them holds code or pickles.
 FILES = (
-    "tokenizer.json",
+    TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -47,7 +48,7 @@ def complete_tokenizer(folder: Path, names: Mapping[str, str] | None = None) -> 
 
     ``names`` are attributes that its processor asks of the tokenizer, and the tokens that they are.
     """
-    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+    if (folder / TOKENIZER_FILE).is_file() and not (folder / "tokenizer_config.json").is_file():
         values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **_named_specials(folder)}
         if names:
             values["extra_special_tokens"] = dict(names)
@@ -56,16 +57,17 @@ def complete_tokenizer(folder: Path, names: Mapping[str, str] | None = None) -> 
 
 def tokenizer_specials(folder: Path) -> SpecialTokens:
     """Ids of the special tokens in ``tokenizer.json``, as Rebus writes it."""
-    ids = _added(folder)
+    ids = added_tokens(folder)
     return SpecialTokens(**{f"{role}_id": ids[token] for role, token in _ROLES.items() if token in ids})
 
 
 def _named_specials(folder: Path) -> dict[str, str]:
-    ids = _added(folder)
+    ids = added_tokens(folder)
     return {role: token for role, token in _ROLES.items() if token in ids}
 
 
-def _added(folder: Path) -> dict[str, int]:
-    path = folder / "tokenizer.json"
+def added_tokens(folder: Path) -> dict[str, int]:
+    """Ids of the tokens that ``tokenizer.json`` adds to its vocabulary, by name; none where there is no such file."""
+    path = folder / TOKENIZER_FILE
     added = read_json(path).get("added_tokens", []) if path.is_file() else []
     return {item["content"]: item["id"] for item in added}

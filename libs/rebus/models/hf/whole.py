@@ -8,7 +8,7 @@ model says in its ``config.json`` is in a module of its own: ``llava``, ``intern
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -26,13 +26,13 @@ from rebus.models.connectors import hf as connectors
 from rebus.models.encoders.layered import layer_number
 from rebus.models.encoders.vision_transformer import VisionTransformerConfig
 from rebus.models.hf.convert import (
+    by_family_name,
     changed_settings,
     check_depth,
     check_sizes,
     check_tensors,
     decoder_parts,
     decoder_slots,
-    drop_repeated_head,
     family_of,
     fill_decoder,
     read_config,
@@ -42,11 +42,12 @@ from rebus.models.hf.convert import (
 )
 from rebus.models.hf.family import Family
 from rebus.models.hf.files import Stored, is_float, stored_tensors
-from rebus.models.hf.weights import Shape, whole_names
+from rebus.models.hf.weights import Shape
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm, MllmConfig
 
-_TEXT, _VISION, _PROJECTOR = "language_model.", "vision_tower.", "multi_modal_projector."
+# The one tensor of a connector that stands by itself.
+_NEWLINE = "image_newline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,30 @@ class Tower:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Names:
+    """What published names of tensors begin with."""
+
+    # All but the output layer, and then each part.
+    root: str = ""
+    text: str = "language_model."
+    vision: str = "vision_tower."
+    connector: str = "multi_modal_projector."
+    # The output layer, and what stands between ``text`` and a name of the family's bare model.
+    head: str = "language_model."
+    bare: str = "model."
+
+    def of_text(self, name: str, family: Family) -> str:
+        """The published name of a tensor that a language model of the family calls ``name``."""
+        if name.startswith("lm_head."):
+            return self.head + name
+        return f"{self.root}{self.text}{self.bare}{name.removeprefix(family.prefix)}"
+
+    def of_connector(self, name: str) -> str:
+        """The published name of a tensor of the connector."""
+        return self.root + (name if name == _NEWLINE else self.connector + name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of whole models."""
 
@@ -121,6 +146,11 @@ class Kind:
     connector: tuple[str, type[nn.Module]]
     # What ``config.json`` calls the id of the token that stands for images.
     image_token: str
+    # Whether it says which layer a projector reads and how it is built.
+    has_projector: bool = True
+    # Whether the encoder reads images of another size than it was trained with.
+    resizes: bool = False
+    names: Names = field(default_factory=lambda: Names())
 
 
 def read_file(values: Mapping[str, Any], form: type[File], kind: Kind) -> File:
@@ -140,15 +170,14 @@ def read_file(values: Mapping[str, Any], form: type[File], kind: Kind) -> File:
     return replace(file, text_config=text, vision_config=vision)
 
 
+def whole_ties(file: File) -> File:
+    """``file`` of a kind that says itself whether the embedding table is the output layer, whatever its text's part."""
+    return replace(file, text_config={**file.text_config, "tie_word_embeddings": bool(file.tie_word_embeddings)})
+
+
 def find_tower(file: WholeFile, kind: Kind) -> Tower:
     """The tower that the file names; ``InvalidArgumentError`` names what the kind has not or this code cannot do."""
-    where = f"{CONFIG_FILE}.vision_config"
-    known = {item.name for item in fields(VisionFile)}
-    said = {key: value for key, value in file.vision_config.items() if key in known}
-    vision = configs.build(VisionFile, said, where=where)
-    check_sizes(vision, where=where)
-    if vision.num_channels != 3:
-        raise invalid(f"{where}.num_channels", f"{vision.num_channels} is not supported, only 3")
+    vision = read_vision(file.vision_config)
     for tower in kind.towers:
         if tower.model_type == (vision.model_type or kind.towers[0].model_type):
             if (strategy := file.vision_feature_select_strategy) != tower.strategy:
@@ -158,7 +187,18 @@ def find_tower(file: WholeFile, kind: Kind) -> Tower:
                 )
             return tower
     names = ", ".join(tower.model_type for tower in kind.towers)
-    raise invalid(f"{where}.model_type", f"unknown {vision.model_type!r}; known: {names}")
+    raise invalid(f"{CONFIG_FILE}.vision_config.model_type", f"unknown {vision.model_type!r}; known: {names}")
+
+
+def read_vision(values: Mapping[str, Any]) -> VisionFile:
+    """What of ``vision_config`` bears on the numbers; ``InvalidArgumentError`` names what is no such value."""
+    where = f"{CONFIG_FILE}.vision_config"
+    known = {item.name for item in fields(VisionFile)}
+    vision = configs.build(VisionFile, {key: value for key, value in values.items() if key in known}, where=where)
+    check_sizes(vision, where=where)
+    if vision.num_channels != 3:
+        raise invalid(f"{where}.num_channels", f"{vision.num_channels} is not supported, only 3")
+    return vision
 
 
 def read_encoder(file: WholeFile, tower: Tower) -> Any:
@@ -194,9 +234,9 @@ def read_whole(
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     stored = stored_tensors(folder, max_bytes=max_bytes)
     file = _untied(file, stored)
-    tensors = _by_published_name(stored, family, file, tower)
+    tensors = _by_published_name(stored, family, file, tower, kind.names)
     decoder, vocab_size = read_config(file.text_config, family)
-    check_depth(decoder, tensors, other_layers=encoder.num_layers)
+    check_depth(decoder, tensors, other_layers=max(encoder.num_layers, connector.get("num_layers", 0)))
     image_token_id = getattr(file, kind.image_token)
     if not 0 <= image_token_id < vocab_size:
         raise invalid(f"{CONFIG_FILE}.{kind.image_token}", f"{image_token_id} is outside vocab_size={vocab_size}")
@@ -212,8 +252,10 @@ def read_whole(
     )
     with torch.device("meta"):
         model = Mllm(settings)
-    check_tensors(_shapes(model, family, tower), {name: (t.shape, is_float(t)) for name, t in tensors.items()})
-    _load(model, family, tower, file, tensors)
+    check_tensors(
+        _shapes(model, family, tower, kind.names), {name: (t.shape, is_float(t)) for name, t in tensors.items()}
+    )
+    _load(model, family, tower, kind.names, file, tensors)
     return model.eval()
 
 
@@ -227,23 +269,26 @@ def _untied(file: WholeFile, tensors: Mapping[str, Stored]) -> WholeFile:
     return replace(file, text_config={**file.text_config, "tie_word_embeddings": False})
 
 
-def _load(model: Mllm, family: Family, tower: Tower, file: WholeFile, tensors: Mapping[str, Stored]) -> None:
+def _load(
+    model: Mllm, family: Family, tower: Tower, names: Names, file: WholeFile, tensors: Mapping[str, Stored]
+) -> None:
     """Puts the tensors, which are known to fit, into a model without memory."""
-    vision = {name: tensor.read().float() for name, tensor in tensors.items() if name.startswith(_VISION)}
+    vision = {n: tensor.read().float() for n, tensor in tensors.items() if n.startswith(names.root + names.vision)}
     model.vision_encoder.load_state_dict(tower.hf.from_hf(file.vision_config, vision)[1], assign=True)
     model.connector.to_empty(device="cpu")
-    projector = {name: tensor.read() for name, tensor in tensors.items() if name.startswith(_PROJECTOR)}
-    connectors.load_hf(model.connector, projector, prefix=_PROJECTOR)
+    own = connectors.to_hf(model.connector)
+    connectors.load_hf(model.connector, {name: tensors[names.of_connector(name)].read() for name in own})
     slots = decoder_slots(family, model.decoder)
-    fill_decoder(model.decoder, slots, lambda name: tensors[_TEXT + name].read())
+    fill_decoder(model.decoder, slots, lambda name: tensors[names.of_text(name, family)].read())
 
 
-def _shapes(model: Mllm, family: Family, tower: Tower) -> dict[str, Shape]:
+def _shapes(model: Mllm, family: Family, tower: Tower, names: Names) -> dict[str, Shape]:
     """The published names of all tensors, and their shapes."""
     vision = tower.hf.to_hf(encoder_config(model), model.vision_encoder.state_dict())[1]
-    found = {_VISION + name: tuple(tensor.shape) for name, tensor in vision.items()}
-    found |= {_PROJECTOR + name: tuple(tensor.shape) for name, tensor in connectors.to_hf(model.connector).items()}
-    return found | {_TEXT + slot.theirs: slot.shape for slot in decoder_slots(family, model.decoder)}
+    found = {names.root + names.vision + name: tuple(tensor.shape) for name, tensor in vision.items()}
+    connector = connectors.to_hf(model.connector)
+    found |= {names.of_connector(name): tuple(tensor.shape) for name, tensor in connector.items()}
+    return found | {names.of_text(slot.theirs, family): slot.shape for slot in decoder_slots(family, model.decoder)}
 
 
 def _read_specials(values: Mapping[str, Any], file: WholeFile) -> SpecialTokens:
@@ -252,7 +297,7 @@ def _read_specials(values: Mapping[str, Any], file: WholeFile) -> SpecialTokens:
 
 
 def _by_published_name(
-    tensors: Mapping[str, Stored], family: Family, file: WholeFile, tower: Tower
+    tensors: Mapping[str, Stored], family: Family, file: WholeFile, tower: Tower, names: Names
 ) -> dict[str, Stored]:
     """Tensors by the names that published files have: the text model's whole, each part's behind its prefix."""
     text: dict[str, Stored] = {}
@@ -261,20 +306,20 @@ def _by_published_name(
         part, into = name.removeprefix("model."), found
         if part.startswith("lm_head."):
             into = text
-        elif part.startswith(_TEXT):
+        elif part.startswith(names.text):
             # transformers 5 calls every family's bare model so, and leaves even that out.
-            part, into = part.removeprefix(_TEXT).removeprefix("model."), text
-        elif part.startswith(_VISION):
-            part = _VISION + tower.prefix + part.removeprefix(_VISION).removeprefix(tower.prefix)
-        if into is found and part.endswith("embeddings.position_ids"):
-            continue
+            part, into = part.removeprefix(names.text).removeprefix("model."), text
+        elif part.startswith(names.vision):
+            part = names.vision + tower.prefix + part.removeprefix(names.vision).removeprefix(tower.prefix)
+        if into is found:
+            part = names.root + part
+            if part.endswith("embeddings.position_ids"):
+                continue
         if part in into:
             raise DataLossError(f"{into[part].name} and {name} are the same tensor")
         into[part] = tensor
-    whole = whole_names(family, list(text))
-    by_name = {whole[name]: tensor for name, tensor in text.items() if name in whole}
-    drop_repeated_head(file.text_config, family, by_name)
-    return found | {_TEXT + name: tensor for name, tensor in by_name.items()}
+    by_name = by_family_name(family, file.text_config, text)
+    return found | {names.of_text(name, family): tensor for name, tensor in by_name.items()}
 
 
 def write_whole(
@@ -299,24 +344,31 @@ def write_whole(
         text["tie_word_embeddings"] = False
         text_tensors["lm_head.weight"] = model.decoder.embed_tokens.weight
     vision, vision_tensors = tower.hf.to_hf(encoder_config(model), model.vision_encoder.state_dict())
-    tensors = {_VISION + name: tensor for name, tensor in vision_tensors.items()}
-    tensors |= {_PROJECTOR + name: tensor for name, tensor in connectors.to_hf(model.connector).items()}
-    tensors |= {_text_name(name, family): tensor for name, tensor in text_tensors.items()}
+    names = kind.names
+    tensors = {names.root + names.vision + name: tensor for name, tensor in vision_tensors.items()}
+    tensors |= {names.of_connector(name): tensor for name, tensor in connectors.to_hf(model.connector).items()}
+    tensors |= {names.of_text(name, family): tensor for name, tensor in text_tensors.items()}
     values = {
         "model_type": kind.model_type,
         "architectures": [kind.architecture],
         "text_config": text,
         "vision_config": vision,
         kind.image_token: model.config.image_token_id,
-        "image_seq_length": model.image_tokens,
-        "projector_hidden_act": "gelu",
-        "vision_feature_layer": model.vision_encoder.feature_layer,
-        "vision_feature_select_strategy": tower.strategy,
+        **(_projector_values(model, tower) if kind.has_projector else {}),
         "tie_word_embeddings": text["tie_word_embeddings"],
         "dtype": text["dtype"],
         **own,
     }
     write_parts(values, tensors, folder, max_shard_bytes=max_shard_bytes)
+
+
+def _projector_values(model: Mllm, tower: Tower) -> dict[str, Any]:
+    return {
+        "image_seq_length": model.image_tokens,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": model.vision_encoder.feature_layer,
+        "vision_feature_select_strategy": tower.strategy,
+    }
 
 
 def tower_for(model: Mllm, kind: Kind) -> Tower:
@@ -331,7 +383,7 @@ def tower_for(model: Mllm, kind: Kind) -> Tower:
     if type(model.connector) is not connector_class:
         raise invalid("connector", f"{kind.title} has no {names.connector['name']!r}, only {connector}")
     config = encoder_config(model)
-    if config.position_size != config.image_size:
+    if config.position_size != config.image_size and not kind.resizes:
         raise invalid(
             "encoder.trained_size",
             f"{config.trained_size} is not image_size={config.image_size}: {kind.title} does not resize",
@@ -347,8 +399,3 @@ def encoder_config(model: Mllm) -> Any:
 def is_last(config: VisionTransformerConfig) -> bool:
     """Whether the features are those of the last layer."""
     return layer_number(config.feature_layer, config.num_layers) == config.num_layers
-
-
-def _text_name(name: str, family: Family) -> str:
-    """The published name of a tensor of the text model; transformers 5 reads no other prefix than ``model.``."""
-    return _TEXT + (name if name.startswith("lm_head.") else f"model.{name.removeprefix(family.prefix)}")

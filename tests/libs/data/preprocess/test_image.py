@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rebus import config as configs
 from rebus.data.images import decode_image
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig, model_processor
+from rebus.data.preprocess.image import CODE_VERSION
 from rebus.data.preprocess.resize import CanvasMode
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -131,6 +133,28 @@ def test_one_side_is_given_and_the_other_follows(
     assert processor(encode(np.zeros((*shape, 3), np.uint8))).shape == (*expected, 3)
     with pytest.raises(ValueError, match="many shapes"):
         processor.batch([])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((10, 12), (10, 12)), ((10, 40), (5, 20)), ((41, 20), (20, 9)), ((3, 12), (4, 12)), ((2, 500), (4, 20))],
+)
+def test_both_sides_stay_within_bounds(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    config = ImageProcessorConfig(image_size=20, resize="within", min_size=4)
+
+    assert ImageProcessor(config)(encode(np.zeros((*shape, 3), np.uint8))).shape == (*expected, 3)
+
+
+def test_a_setting_that_is_not_used_changes_no_digest() -> None:
+    """Models trained before it came must stay what they are."""
+    before = {name: value for name, value in vars(ImageProcessorConfig()).items() if name != "min_size"}
+    expected = configs.digest({"code": CODE_VERSION, "config": before})
+    assert ImageProcessor(ImageProcessorConfig()).digest == expected
+    within = ImageProcessorConfig(resize="within", min_size=4)
+    assert ImageProcessor(within).digest != ImageProcessor(replace(within, min_size=5)).digest
+    for bad in ({"resize": "within"}, {"min_size": 4}, {"resize": "within", "min_size": 65}):
+        with pytest.raises(ValueError, match="min_size"):
+            ImageProcessorConfig(**bad)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_model_takes_only_what_its_encoder_reads_and_what_it_was_trained_with() -> None:

@@ -236,7 +236,7 @@ def test_the_digest_tells_configs_apart_and_refuses_another() -> None:
     with pytest.raises(FailedPreconditionError, match="serve it with the code revision that trained it"):
         MediaProcessor(others[0], digest=digest)
     with pytest.raises(ValueError, match="makes no squares"):
-        replace(config, image=ImageProcessorConfig(resize="longest"))
+        replace(config, splitter={"name": "aspect"}, image=ImageProcessorConfig(resize="longest"))
     with pytest.raises(
         InvalidArgumentError, match=r"preprocess.splitter.name: unknown splitter 'dinamic'; did you mean"
     ):

@@ -17,6 +17,7 @@ from rebus.models.connectors import hf as connectors
 from rebus.models.hf.internvl import INTERNVL
 from rebus.models.hf.llava import LLAVA
 from rebus.models.mllm import Mllm
+from tests.libs.models.hf.greedy import assert_same_text
 from tests.libs.models.hf.peers import PEERS, VOCAB, decoder_gradients, redraw
 
 IMAGE = VOCAB - 1
@@ -97,7 +98,7 @@ def gradients_like_theirs(model: Mllm) -> dict[str, Tensor]:
     vision = MODULES[model.config.encoder["name"]].to_hf(config, part("vision_encoder."))[1]
     found = {f"model.vision_tower.{name.removeprefix('vision_model.')}": grad for name, grad in vision.items()}
     for name, grad in connector_gradients(model.connector, part("connector.")).items():
-        found["model.multi_modal_projector." + name] = grad
+        found[f"model.{'' if name == 'image_newline' else 'multi_modal_projector.'}{name}"] = grad
     family = model.config.decoder["name"]
     found |= decoder_gradients(model.decoder, part("decoder."), family, prefix="model.language_model.")
     return found
@@ -130,38 +131,9 @@ def assert_same_model(ours: Mllm, theirs: Any) -> None:
         torch.testing.assert_close(gradient, gradients[name], msg=lambda m, name=name: f"{name}: {m}")
 
 
-@torch.no_grad()
-def greedy(model: Mllm, ids: Tensor, images: Tensor, count: int, *, cached: bool) -> list[int]:
-    """The next ``count`` tokens of one row, none of which stands for an image."""
-    cache = model.new_cache(1, ids.shape[1] + count) if cached else None
-    features = model.encode_images(images)
-    made: list[int] = []
-    seen = ids
-    for _ in range(count):
-        goes_on = cache is not None and cache.length > 0
-        embeds = model.embed(seen[:, -1:]) if goes_on else model.embed(seen, features)
-        first = seen.shape[1] - embeds.shape[1]
-        positions = torch.arange(first, seen.shape[1])[None]
-        scores = model.logits(model.decode(embeds, positions, cache=cache)[0, -1])
-        scores[IMAGE] = -torch.inf
-        made.append(int(scores.argmax()))
-        seen = torch.cat([seen, torch.tensor([made[-1:]])], dim=1)
-    return made
-
-
 def assert_same_greedy(ours: Mllm, theirs: Any, ids: Tensor, images: Tensor, *, cached: bool) -> None:
-    """The next 64 tokens of a row ``[1, S]`` agree, and are not one token over and over, which any model might say."""
-    expected = theirs.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values=images,
-        max_new_tokens=64,
-        do_sample=False,
-        use_cache=cached,
-        suppress_tokens=[IMAGE],
-    )[0, ids.shape[1] :].tolist()
-    assert greedy(ours, ids, images, 64, cached=cached) == expected
-    assert len(set(expected)) > 5
+    """As ``assert_same_text``, for images ``[N, 3, H, W]``."""
+    assert_same_text(ours, theirs, ids, ours.encode_images(images), {"pixel_values": images}, cached=cached)
 
 
 def assert_same_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -131,11 +131,11 @@ def peer(name: str, **changes: Any) -> Any:
 
 
 @torch.no_grad()
-def redraw(model: nn.Module) -> None:
+def redraw(model: nn.Module, scale: float = 0.25) -> None:
     """Draws every weight anew: large enough that tokens differ, norms around 1."""
     for name, parameter in model.named_parameters():
         center = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
-        parameter.copy_(center + 0.25 * torch.randn_like(parameter))
+        parameter.copy_(center + scale * torch.randn_like(parameter))
 
 
 def gradients_like_theirs(ours: CausalLm, model_type: str) -> dict[str, Tensor]:
