@@ -64,7 +64,11 @@ def test_logits_and_gradients_match_after_import_and_after_export(text: str, tmp
 
 @pytest.mark.parametrize(
     ("perceiver", "changes"),
-    [({}, {"tie_word_embeddings": True}), ({"hidden_size": 4096}, {}), ({"resampler_n_heads": 2}, {})],
+    [
+        ({}, {"tie_word_embeddings": True}),
+        ({"hidden_size": 4096, "rms_norm_eps": 0.1}, {}),
+        ({"resampler_n_heads": 2}, {}),
+    ],
 )
 def test_variants_match(perceiver: dict[str, Any], changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = idefics2(perceiver=perceiver, **changes)
