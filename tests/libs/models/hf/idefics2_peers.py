@@ -51,11 +51,12 @@ SHAPES = ((32, 32), (16, 48), (40, 24), (48, 48), (27, 37))
 def idefics2(text: str = "mistral", *, perceiver: dict[str, Any] | None = None, seed: int = 0, **changes: Any) -> Any:
     """An Idefics2 with a text model of ``PEERS``, every weight drawn; its rows hold up to 192 tokens."""
     model_type, values = PEERS[text]
-    specials: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    specials = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    settings: dict[str, Any] = {**values, "max_position_embeddings": 192, **specials}
     config = Idefics2Config(
         vision_config=dict(VISION),
         perceiver_config={**PERCEIVER, **(perceiver or {})},
-        text_config=CONFIG_MAPPING[model_type](**values | {"max_position_embeddings": 192} | specials),
+        text_config=CONFIG_MAPPING[model_type](**settings),
         image_token_id=IMAGE,
         **changes,
     )

@@ -32,10 +32,11 @@ SIZES = ((30, 70), (70, 25), (64, 64), (11, 90), (20, 20))
 def llava_next(tower: str = "clip", text: str = "mistral", *, seed: int = 0, **changes: Any) -> Any:
     """A LLaVA-NeXT with that tower and a text model of ``PEERS``, every weight drawn."""
     model_type, values = PEERS[text]
-    specials: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    specials = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    settings: dict[str, Any] = {**values, "max_position_embeddings": 256, **specials}
     config = LlavaNextConfig(
         vision_config=TOWERS[tower](**VISION | {"patch_size": 16}),
-        text_config=CONFIG_MAPPING[model_type](**values | {"max_position_embeddings": 256} | specials),
+        text_config=CONFIG_MAPPING[model_type](**settings),
         **{
             "image_token_index": IMAGE,
             "vision_feature_select_strategy": STRATEGIES[tower],

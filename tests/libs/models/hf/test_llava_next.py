@@ -82,6 +82,8 @@ def test_import_export_import_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
+# Five levels of 255, as pixels are normalised here.
+LEVELS = 5 / 255 / 0.5
 WORDS = Tokenizer.train(["what is this? a red cube. yes no two"], TokenizerConfig(vocab_size=280))
 
 
@@ -118,10 +120,8 @@ def test_their_processor_cuts_and_counts_as_we_do(tmp_path: Path) -> None:
         assert (inputs["input_ids"] == WORDS.image_token_id).sum() == model.connector.count((height, width), side=SIDE)
         grid = AnyResolutionSplitter(AnyResolutionConfig(grids=GRIDS))(height, width, side=SIDE)
         cut_tiles = torch.from_numpy(ours.normalise(cut(ours, np.array(picture), grid)))
-        # Without torchvision they resize with Pillow, which rounds otherwise than torch; another tile of noise would
-        # differ by .2 and more.
-        assert cut_tiles.shape == inputs["pixel_values"][0].shape
-        assert (cut_tiles - inputs["pixel_values"][0]).abs().mean() < 0.02
+        # Filters of several libraries differ by levels of 255; a pixel in another place differs by tens.
+        torch.testing.assert_close(cut_tiles, inputs["pixel_values"][0], rtol=0, atol=LEVELS)
         shown = logits(model, inputs["input_ids"], list(inputs["pixel_values"]), [(height, width)])
         torch.testing.assert_close(shown, theirs(**inputs).logits)
     assert read_llava_next(tmp_path / "theirs").config.preprocess == model.config.preprocess
