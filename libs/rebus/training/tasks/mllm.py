@@ -32,6 +32,7 @@ from rebus.training.checkpoints import MODEL_FOLDER
 from rebus.training.draws import stage_steps
 from rebus.training.recipe import Stage, mixer_of
 from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
+from rebus.training.tasks.mllm_start import STARTABLE, Starts
 
 _READ_ROWS = 256
 
@@ -43,7 +44,7 @@ class MllmTaskConfig:
     encoder: Spec = registry.component("encoder", "vit")
     connector: Spec = registry.component("connector", "mlp")
     decoder: Spec = registry.component("decoder", "llama")
-    # The tokenizer is trained on the recipe's data.
+    # The tokenizer is trained on the recipe's data, unless the decoder comes from a model that has one.
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
@@ -59,15 +60,24 @@ class MllmTaskConfig:
 class MllmTask:
     """Rows drawn from a weighted mixture, packed without padding, under any objectives of the registry."""
 
+    startable = STARTABLE
+
     def __init__(self, config: MllmTaskConfig) -> None:
         self._config = config
         self._objectives: dict[str, list[tuple[str, float, Objective]]] = {}
 
     def prepare(self, context: TaskContext) -> Mllm:
-        """Trains (or, on resume, loads) the tokenizer and builds the model, its encoder with its published weights."""
+        """Trains (or, on resume, loads) the tokenizer and builds the model, its encoder with its published weights.
+
+        Parts that the recipe takes from other models come with theirs, the decoder with its tokenizer.
+        """
         self._context = context
+        starts = Starts(context.start_from)
+        self._config = starts.settings(self._config)
         if context.resume_from is not None:
             tokenizer = Tokenizer.load(context.resume_from / MODEL_FOLDER)
+        elif starts.tokenizer is not None:
+            tokenizer = starts.tokenizer
         else:
             context.progress("training the tokenizer")
             tokenizer = Tokenizer.train(_texts(context, self._config.tokenizer.max_texts), self._config.tokenizer)
@@ -82,8 +92,9 @@ class MllmTask:
             encoding=self._config.encoding,
         )
         model = Mllm(config)
-        if isinstance(model.vision_encoder, Pretrained):
+        if isinstance(model.vision_encoder, Pretrained) and "vision_encoder" not in context.start_from:
             model.vision_encoder.load_pretrained()
+        starts.fill(model)
         self._tokenizer = tokenizer
         self._processor = ImageProcessor(self._config.preprocess)
         encoder = Encoder(tokenizer, image_tokens=model.image_tokens, config=self._config.encoding)
