@@ -54,13 +54,16 @@ def decode(
 ) -> Iterator[Tensor]:
     """Yields the next token of every row, ``[B]``, up to ``max_new_tokens`` times; the caller decides when to stop.
 
-    ``image_features`` ``[N, image_tokens, D]`` stand in order of their placeholders. ``choose`` maps logits ``[B, V]``
+    ``image_features`` (see ``encode_images``) stand in order of their placeholders. ``choose`` maps logits ``[B, V]``
     to token ids ``[B]``. New tokens belong to the last branch of their row: they see it and the shared context.
     """
     batch_size, length = rows.input_ids_BS.shape
     cache = model.new_cache(batch_size, length + max_new_tokens - 1)
     embeds = model.embed(rows.input_ids_BS, image_features)
-    hidden_BSD = model.decode(embeds, rows.positions_BS, _prompt_mask(rows), cache)
+    mask_BSS = _prompt_mask(rows)
+    images = model.images_beside(rows.input_ids_BS, embeds, image_features, mask_BSS)
+    hidden_BSD = model.decode(embeds, rows.positions_BS, mask_BSS, cache, images)
+    images = None if images is None else images.at_last
     visible_BC = _visible_to_new(rows)
     positions_B1 = rows.positions_BS[:, -1:]
     for step in range(max_new_tokens):
@@ -73,7 +76,7 @@ def decode(
         if visible_BC is not None:
             visible_BC = torch.cat([visible_BC, torch.ones_like(visible_BC[:, :1])], dim=1)
             mask_B1C = visible_BC[:, None]
-        hidden_BSD = model.decode(model.embed(tokens_B[:, None]), positions_B1, mask_B1C, cache)
+        hidden_BSD = model.decode(model.embed(tokens_B[:, None]), positions_B1, mask_B1C, cache, images)
 
 
 def _prompt_mask(rows: PaddedRows) -> Tensor | None:

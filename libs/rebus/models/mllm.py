@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from rebus import registry
 from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
+from rebus.models import images_beside
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
 from rebus.models.connectors.base import GivesLayers, ReadsLayers
+from rebus.models.gated_cross_attention import GatedCrossAttentionConfig, Images, add_cross_attention, looking_at
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
 from rebus.registry import Spec
@@ -37,6 +40,8 @@ class MllmConfig:
     preprocess_digest: str = ""
     # Bounds of the rows the model was trained on.
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    # Images are read by layers of their own, not in the text: a row holds one placeholder an image, not its tokens.
+    cross_attention: GatedCrossAttentionConfig | None = None
     # Of a model from elsewhere; one trained here has those of its tokenizer.
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
 
@@ -66,11 +71,14 @@ class Mllm(nn.Module):
         )
         if isinstance(self.connector, ReadsLayers):
             _check_layers(self.connector.feature_layers, self.vision_encoder, config)
+        if config.cross_attention is not None:
+            width = self.decoder.config.width
+            add_cross_attention(self.decoder.layers, config.cross_attention, width=width, image_width=width)
 
     @property
     def image_tokens(self) -> int:
         """Tokens that one image takes in a row."""
-        return self.connector.num_tokens
+        return self.connector.num_tokens if self.config.cross_attention is None else 1
 
     @property
     def image_grid(self) -> tuple[int, int]:
@@ -86,7 +94,7 @@ class Mllm(nn.Module):
         return self.connector.grid
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Decoder embeddings ``[N, image_tokens, D]`` of normalised images ``[N, 3, H, W]``."""
+        """Decoder embeddings ``[N, tokens, D]`` of normalised images ``[N, 3, H, W]``, of ``connector.num_tokens``."""
         return self.connector(self.image_features(pixels))
 
     def image_features(self, pixels: Tensor) -> Tensor | list[Tensor]:
@@ -98,22 +106,37 @@ class Mllm(nn.Module):
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
         """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, image placeholders filled in order.
 
-        Raises ``InvalidArgumentError`` where placeholders and features ``[N, image_tokens, D]`` do not match in number.
+        Where images are read by cross-attention, placeholders stay words. Raises ``InvalidArgumentError`` where
+        placeholders and features (see ``encode_images``) do not match in number.
         """
         embeds = self.decoder.embed_tokens(input_ids)
         at = input_ids == self.config.image_token_id
-        found = 0 if image_features is None else image_features.shape[0] * image_features.shape[1]
+        found = 0 if image_features is None else image_features.shape[0] * self.image_tokens
         if (expected := int(at.sum())) != found:
             raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
-        if image_features is None or not found:
+        if image_features is None or not found or self.config.cross_attention is not None:
             return embeds
         return embeds.masked_scatter(at[..., None], image_features.to(embeds.dtype))
 
+    def images_beside(
+        self, input_ids: Tensor, embeds: Tensor, image_features: Tensor | None, mask: Tensor | None = None
+    ) -> Images | None:
+        """What whole rows ``[B, S]`` look at by cross-attention; None where images stand in the text."""
+        if self.config.cross_attention is None:
+            return None
+        return images_beside.of_rows(input_ids == self.config.image_token_id, image_features, embeds, mask)
+
     def decode(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        images: Images | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, S, D]``; see the decoder's ``forward``."""
-        return self.decoder(embeds, positions, mask, cache)
+        """Hidden states ``[B, S, D]``; see the decoder's ``forward``. ``images`` are those of ``images_beside``."""
+        with nullcontext() if images is None else looking_at(self.decoder.layers, images):
+            return self.decoder(embeds, positions, mask, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., vocab_size]`` of hidden states ``[..., D]``."""
@@ -134,17 +157,21 @@ class Mllm(nn.Module):
         embeds = self.embed(input_ids, features)
         if features is None and self.training and is_data_parallel():
             embeds = embeds + no_images(self)
-        return self.decode(embeds, positions, mask)
+        return self.decode(embeds, positions, mask, images=self.images_beside(input_ids, embeds, features, mask))
 
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
     ) -> Tensor:
-        """Hidden states ``[T, D]`` of a flat batch; features ``[N, image_tokens, D]`` as ``rows.images`` lists them.
+        """Hidden states ``[T, D]`` of a flat batch; features (see ``encode_images``) as ``rows.images`` lists them.
 
         What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
         """
         embeds = self.embed(rows.input_ids, image_features)
-        return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+        if self.config.cross_attention is None:
+            return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+        is_image = rows.input_ids == self.config.image_token_id
+        with looking_at(self.decoder.layers, images_beside.of_packed(is_image, image_features, embeds, rows)):
+            return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
 
 
 def _check_layers(layers: Sequence[int], encoder: nn.Module, config: MllmConfig) -> None:

@@ -1,4 +1,4 @@
-"""``rebus models import``, ``add``, ``export``, ``card``: what works on files of models, in a folder or in the store."""
+"""``rebus models import``, ``add``, ``export``, ``card``: models as files, in a folder or the store."""
 
 from __future__ import annotations
 

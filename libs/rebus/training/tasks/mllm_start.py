@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -13,14 +14,16 @@ from rebus.data.tokenizer import BOS, EOS, Tokenizer
 from rebus.errors import NotFoundError, invalid
 from rebus.models.causal_lm import CausalLm, SpecialTokens
 from rebus.models.dual_encoder import DualEncoder
+from rebus.models.gated_cross_attention import GatedCrossAttentionConfig, unwrapped
 from rebus.models.io import load_model
 from rebus.models.mllm import Mllm
 from rebus.models.vocabulary import with_vocabulary
 from rebus.training.recipe import StartablePart
 
 if TYPE_CHECKING:
-    from rebus.training.tasks.mllm import MllmTaskConfig
+    from rebus.training.tasks.new_mllm import NewMllmConfig
 
+C = TypeVar("C", bound="NewMllmConfig")
 _FIELD = "recipe.start_from"
 STARTABLE: Mapping[str, StartablePart] = {
     "decoder": StartablePart(architectures=("causal-lm", "mllm"), settings=("decoder", "tokenizer")),
@@ -43,14 +46,15 @@ class Starts:
         if "decoder" in folders:
             self.tokenizer, self._added = _adopted(folders["decoder"])
 
-    def settings(self, config: MllmTaskConfig) -> MllmTaskConfig:
+    def settings(self, config: C) -> C:
         """The task's config with the settings of the parts that are taken."""
         changes: dict[str, Any] = {}
         for part, model in self._models.items():
-            theirs = model.config
-            assert isinstance(model, CausalLm | Mllm | DualEncoder)
+            theirs: Any = model.config
             if part == "decoder":
                 changes["decoder"] = theirs.decoder
+                if isinstance(model, Mllm) and theirs.cross_attention is not None:
+                    changes["cross_attention"] = _agreed(config.cross_attention, theirs.cross_attention)
             elif part == "connector":
                 changes["connector"] = theirs.connector
             else:
@@ -67,8 +71,11 @@ class Starts:
         for part, source in self._models.items():
             target: nn.Module = getattr(model, part)
             state = self._decoder_state(source) if part == "decoder" else getattr(source, part).state_dict()
+            # New layers stand before those of a decoder that had none.
+            had = isinstance(source, Mllm) and source.config.cross_attention is not None
             try:
-                target.load_state_dict(state)
+                with unwrapped(model.decoder.layers) if part == "decoder" and not had else nullcontext():
+                    target.load_state_dict(state)
             except RuntimeError as error:  # all names and shapes that differ, in lines
                 raise invalid(_FIELD, f"the {part} does not fit: {' '.join(str(error).split())}") from None
 
@@ -83,6 +90,12 @@ class Starts:
             return with_vocabulary(source.decoder, self.tokenizer.vocab_size, added)
         except ValueError as error:
             raise invalid(_FIELD, f"the tokenizer does not fit the decoder: {error}") from None
+
+
+def _agreed(told: GatedCrossAttentionConfig | None, found: GatedCrossAttentionConfig) -> GatedCrossAttentionConfig:
+    if told not in (None, found):
+        raise invalid("recipe.task.cross_attention", f"the decoder comes with {found}; leave it out")
+    return found
 
 
 def _adopted(folder: Path) -> tuple[Tokenizer, list[str]]:
