@@ -65,7 +65,6 @@ def pixels(count: int) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.paper("flamingo")
 def test_shut_gates_leave_the_language_model_as_it_is_bit_for_bit() -> None:
     model, row = build(open_gates=False), rows()[2]
     ids, positions = torch.from_numpy(row.input_ids)[None], torch.from_numpy(row.positions)[None]

@@ -252,7 +252,7 @@ def test_a_trained_encoder_is_demanded(tmp_path: Path) -> None:
 
 def test_a_loss_of_another_model_is_refused(tmp_path: Path) -> None:
     plan = recipe(stages=[{**RECIPE["stages"][0], "objectives": [{"name": "language-modeling"}]}])
-    with pytest.raises(InvalidArgumentError, match="'language-modeling' is not a loss of a dual encoder"):
+    with pytest.raises(InvalidArgumentError, match="'language-modeling' is not a loss of pairs"):
         execute(plan, Recorder(tmp_path / "run"))
 
 

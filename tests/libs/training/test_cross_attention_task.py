@@ -19,7 +19,6 @@ _STAGE: dict[str, Any] = {**scenes_run.RECIPE["stages"][1], "steps": 3, "objecti
 _TASK = {"cross_attention": {"every": 2, "num_heads": 2, "hidden_width": 16}}
 
 
-@pytest.mark.paper("flamingo")
 def test_what_reads_images_is_trained_and_the_language_model_stays(tmp_path: Path) -> None:
     plan = recipe(task=_TASK, stages=[{**_STAGE, "trainable": ["connector", "cross_attention"]}])
     before = registry.build("task", plan.task).prepare(context(plan, tmp_path)).state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from rebus import registry
+from rebus.data.stream import StreamState
 from rebus.errors import DataLossError, InvalidArgumentError
 from rebus.jobs import status
 from rebus.jobs.context import JobContext
@@ -18,13 +21,13 @@ from rebus.retrieval import Embedder, embedder
 from rebus.retrieval.job import IndexCache, checked_index
 from rebus.retrieval.job import run as build_index
 from rebus.store import Store, manifests, model_versions
-from rebus.training.loop import Trained
+from rebus.training.loop import Trained, deterministic
 from rebus.training.recipe import TrainingRecipe
 from rebus.v1.common_pb2 import JobStatus
 from rebus.v1.retrieval_pb2 import Index
 from tests.libs.retrieval import tiny
 from tests.libs.training import scenes_run
-from tests.libs.training.scenes_run import Recorder, execute
+from tests.libs.training.scenes_run import Recorder, context, execute
 
 _STAGE: dict[str, Any] = {
     "name": "pairs",
@@ -51,7 +54,6 @@ def folder(whole: tuple[Trained, Recorder]) -> Path:
     return whole[1].checkpoints[11] / "model"
 
 
-@pytest.mark.paper("vlm2vec")
 def test_pairs_are_told_apart_better_and_a_resumed_run_is_the_same(
     whole: tuple[Trained, Recorder], tmp_path: Path
 ) -> None:
@@ -121,11 +123,36 @@ def test_any_head_of_one_vector_is_trained_and_loaded(head: dict[str, Any], tmp_
     assert Embedder.load(folder).embed_texts(["a red cube"]).shape == (1, 16)
 
 
+def gradients(chunk_rows: int, folder: Path) -> dict[str, torch.Tensor]:
+    """Of the first step, in float64; its rows pass the model in chunks."""
+    plan = recipe(chunk_rows=chunk_rows)
+    task = registry.build("task", plan.task)
+    with deterministic(1):
+        model = task.prepare(context(plan, folder)).eval().double()
+        batch = next(task.batches(plan.stages[0], StreamState(), lambda step: {}))
+        assert len(batch.data.chunks) == (-(-8 // chunk_rows) if chunk_rows else 1)
+        chunks = [(rows, pixels.double()) for rows, pixels in batch.data.chunks]
+        batch = dataclasses.replace(batch, data=dataclasses.replace(batch.data, chunks=chunks))
+        task.loss(model, batch, plan.stages[0]).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradients_are_those_of_the_whole_batch_whatever_the_chunks(tmp_path: Path) -> None:
+    whole = gradients(0, tmp_path)
+    assert {name.split(".")[0] for name in whole} == {"mllm", "calibration"}
+    for chunk_rows in (3, 4):
+        found = gradients(chunk_rows, tmp_path)
+        assert found.keys() == whole.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, whole[name], msg=lambda text, n=name: f"{n}: {text}")
+
+
 @pytest.mark.parametrize(
     ("task", "stage", "message"),
     [
         ({"head": {"name": "multi-vector"}}, {}, "'multi-vector' gives every token a vector"),
         ({"matryoshka_widths": [16]}, {}, r"matryoshka_widths: \[16\] are not within 1..15"),
+        ({"chunk_rows": 3}, {}, "recipe.task.chunk_rows: the encoder learns batch statistics"),
         ({}, {"pack": {"max_tokens": 2048}}, "recipe.stages.pairs.pack"),
         ({}, {"mixer": {"name": "odm"}}, "recipe.stages.pairs.mixer.name"),
         ({}, {"objectives": [{"name": "language-modeling"}]}, "is not a loss of pairs"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from rebus import registry
 from rebus.data.encoding import Row
@@ -18,9 +21,11 @@ from rebus.data.loader import load_samples
 from rebus.data.preprocess import ImageProcessor
 from rebus.data.sample import Sample
 from rebus.data.stream import Step, StreamState, by_source
+from rebus.errors import invalid
 from rebus.models.embedding_heads.matryoshka import matryoshka
 from rebus.models.io import save_model
 from rebus.models.mllm_embedder import EmbeddingRows, MllmEmbedder, MllmEmbedderConfig
+from rebus.models.moe import peek_routing, take_routing
 from rebus.models.packing import PackedRows, pack_rows
 from rebus.objectives.contrastive import Pairs
 from rebus.registry import Spec, register
@@ -42,21 +47,25 @@ class MllmContrastiveTaskConfig(NewMllmConfig):
     text_instruction: str = MllmEmbedderConfig.text_instruction
     # The loss is the mean over these beginnings of the vectors and the whole ones.
     matryoshka_widths: tuple[int, ...] = ()
+    # Rows embedded at once; the backward pass embeds each chunk again, so that memory does not grow with the batch
+    # (GradCache, arXiv 2101.06983). 0: all at once.
+    chunk_rows: int = 0
     # How often a caption of a language is drawn, relative to the image's other captions; languages not named have 1.
     language_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.chunk_rows < 0:
+            raise ValueError(f"chunk_rows={self.chunk_rows} must not be negative")
         if any(weight < 0 for weight in self.language_weights.values()):
             raise ValueError(f"language_weights must be >= 0, got {self.language_weights}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowPairs:
-    """The input of one step: B rows of an image, then B rows of a caption of each."""
+    """The input of one step: B rows of an image, then B rows of a caption of each, in chunks."""
 
-    rows: PackedRows
-    # float32 [B, 3, H, W], in the order of ``rows.images``
-    pixels: Tensor
+    # Rows, and their images float32 [N, 3, H, W] in the order of ``rows.images``.
+    chunks: Sequence[tuple[PackedRows, Tensor]]
     # bool [B, B], see ``Pairs.counted``
     counted: Tensor
 
@@ -124,15 +133,23 @@ class MllmContrastiveTask:
             families += [found.families[row] for row in rows]
             num_tokens = sum(len(row) for row in told) + len(rows) * len(image_row)
             consumed[source] = Consumed(samples=len(rows), images=len(rows), tokens=num_tokens)
-        packed = pack_rows([image_row] * len(images) + texts, image_token_id=self._tokenizer.image_token_id)
-        pixels = torch.from_numpy(self._processor.normalise(np.stack([images[row] for row, _ in packed.images])))
+        chunks = list(self._chunks([image_row] * len(images) + texts, images))
         return Batch(
-            data=RowPairs(rows=packed, pixels=pixels, counted=counted(families)),
-            num_bytes=pixels.nbytes,
+            data=RowPairs(chunks=chunks, counted=counted(families)),
+            num_bytes=sum(pixels.nbytes for _, pixels in chunks),
             consumed=consumed,
             samples=step.samples,
             stream=step.state,
         )
+
+    def _chunks(self, rows: Sequence[Row], images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[PackedRows, Tensor]]:
+        """The rows, the first of which are of the ``images``, some at a time."""
+        size, side = self._config.chunk_rows or len(rows), self._config.preprocess.image_size
+        for start in range(0, len(rows), size):
+            packed = pack_rows(rows[start : start + size], image_token_id=self._tokenizer.image_token_id)
+            shown = [images[start + row] for row, _ in packed.images]
+            pixels = self._processor.normalise(np.stack(shown)) if shown else np.zeros((0, 3, side, side), np.float32)
+            yield packed, torch.from_numpy(pixels)
 
     def _pixels(self, sample: Sample) -> NDArray[np.uint8]:
         image = sample.first_image
@@ -143,7 +160,9 @@ class MllmContrastiveTask:
         """The stage's objectives, the mean over whole vectors and the beginnings that are trained too."""
         assert isinstance(model, MllmEmbedder)
         data: RowPairs = batch.data
-        vectors, scale = model(data.rows, data.pixels), model.calibration.scale()
+        vectors, scale = _embedded(model, data.chunks), model.calibration.scale()
+        routings = peek_routing(model)
+        take_routing(model)  # the layers must not keep the step's graph
         cut = [vectors, *matryoshka(vectors, self._config.matryoshka_widths)]
         pairs = [
             Pairs(images=images, texts=texts, scale=scale, bias=model.calibration.logit_bias, counted=data.counted)
@@ -155,9 +174,20 @@ class MllmContrastiveTask:
         losses = {name: torch.stack([loss.over_pairs(each) for each in pairs]).mean() for name, _, loss in objectives}
         total = sum((weight * losses[name] for name, weight, _ in objectives), start=torch.zeros(()))
         metrics: dict[str, Tensor | float] = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        return StepOutput(loss=total, metrics={**metrics, "logit_scale": scale.detach()})
+        metrics["logit_scale"] = scale.detach()
+        return StepOutput(loss=total, metrics=metrics, routings=routings)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes ``config.json``, ``model.safetensors``, ``model.md`` and ``tokenizer.json``."""
         save_model(model, folder)
         self._tokenizer.save(folder)
+
+
+def _embedded(model: MllmEmbedder, chunks: Sequence[tuple[PackedRows, Tensor]]) -> Tensor:
+    """Unit vectors of all chunks' rows; of several chunks, activations are kept of none."""
+    if len(chunks) == 1:
+        return model(*chunks[0])
+    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        raise invalid("recipe.task.chunk_rows", "the encoder learns batch statistics, which would be those of a chunk")
+    found = [checkpoint(model, rows, pixels, use_reentrant=False) for rows, pixels in chunks]
+    return torch.cat(cast(list[Tensor], found))
