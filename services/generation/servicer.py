@@ -25,7 +25,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
     def __init__(self, runtime: Runtime) -> None:
         self._store = runtime.store
-        self._models = ModelCache(runtime, "mllm", Generator.load)
+        self._models = ModelCache(runtime, ("mllm",), Generator.load)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         scope = cancellation.current()

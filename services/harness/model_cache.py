@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,11 +19,11 @@ CAPACITY = 4
 
 
 class ModelCache(Generic[T]):
-    """Loads versions of one architecture; one load at a time, so that two calls never hold two copies."""
+    """Loads versions of some architectures; one load at a time, so that two calls never hold two copies."""
 
-    def __init__(self, runtime: Runtime, architecture: str, load: Callable[[Path], T]) -> None:
+    def __init__(self, runtime: Runtime, architectures: Sequence[str], load: Callable[[Path], T]) -> None:
         self._runtime = runtime
-        self._architecture = architecture
+        self._architectures = architectures
         self._load = load
         self._loaded: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class ModelCache(Generic[T]):
     def get(self, name: str) -> tuple[str, T]:
         """The version's own name (an alias resolved) and the loaded model.
 
-        Raises ``NotFoundError``, or ``FailedPreconditionError`` if the version is of another architecture.
+        Raises ``NotFoundError``, or ``FailedPreconditionError`` if the version is of another.
         """
         store = self._runtime.store
         name = model_versions.resolve(store, name)
@@ -39,9 +39,9 @@ class ModelCache(Generic[T]):
             cancellation.current().check()  # the wait for another's load may have been long
             if name not in self._loaded:
                 version = documents.get(store, ModelVersion, name)
-                if version.architecture != self._architecture:
+                if version.architecture not in self._architectures:
                     raise FailedPreconditionError(
-                        f"{name} is a {version.architecture}; this call needs a {self._architecture}"
+                        f"{name} is a {version.architecture}; this call needs a {' or '.join(self._architectures)}"
                     )
                 with manifests.fetch(store, name, self._runtime.cache_dir) as folder:
                     self._loaded[name] = self._load(folder)

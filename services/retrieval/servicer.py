@@ -12,6 +12,7 @@ from rebus.data.dataset import open_version
 from rebus.errors import InvalidArgumentError, invalid
 from rebus.retrieval import Embedder
 from rebus.retrieval import job as indexes
+from rebus.retrieval.embedder import ARCHITECTURES
 from rebus.store import documents, requests
 from rebus.v1 import common_pb2
 from rebus.v1 import retrieval_pb2 as pb
@@ -29,7 +30,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._store = runtime.store
-        self._models = ModelCache(runtime, "dual-encoder", Embedder.load)
+        self._models = ModelCache(runtime, ARCHITECTURES, Embedder.load)
         self._indexes = indexes.IndexCache(self._store, runtime.cache_dir)
 
     async def CreateIndex(self, request: pb.CreateIndexRequest, context: Context) -> pb.Index:

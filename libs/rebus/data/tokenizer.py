@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rebus.errors import InvalidArgumentError, NotFoundError, invalid
 
@@ -52,11 +52,13 @@ class Tokenizer:
             self.image_token_id,
             self.user_token_id,
             self.assistant_token_id,
-        ) = (self._id(token) for token in SPECIAL_TOKENS)
+        ) = (self.token_id(token) for token in SPECIAL_TOKENS)
 
-    def _id(self, token: str) -> int:
+    def token_id(self, token: str) -> int:
+        """Id of a token; ``InvalidArgumentError`` for one that is not in the vocabulary."""
         found = self._backend.token_to_id(token)
-        assert found is not None
+        if found is None:
+            raise invalid("tokenizer", f"has no token {token!r}")
         return found
 
     @classmethod
@@ -74,6 +76,20 @@ class Tokenizer:
         )
         backend.train_from_iterator(texts, trainer)
         return cls(backend)
+
+    @classmethod
+    def adopt(cls, folder: Path) -> tuple[Tokenizer, list[str]]:
+        """The tokenizer of another language model, the special tokens that it lacks added behind its own.
+
+        Returns those too. What its file says of padding and truncation is dropped: rows have bounds of their own.
+        Raises as ``load`` does.
+        """
+        backend = _read(folder)
+        backend.no_padding()
+        backend.no_truncation()
+        lacking = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+        return cls(backend), lacking
 
     @property
     def vocab_size(self) -> int:
@@ -104,13 +120,16 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Reads ``tokenizer.json``; raises ``NotFoundError`` or ``InvalidArgumentError`` naming the file."""
-        path = folder / TOKENIZER_FILE
-        if not path.is_file():
-            raise NotFoundError(f"no {TOKENIZER_FILE} in {folder}")
-        text = path.read_text(encoding="utf-8")
-        try:
-            json.loads(text)
-            backend = BackendTokenizer.from_str(text)
-        except Exception as error:  # the binding raises bare Exception for a malformed file
-            raise InvalidArgumentError(f"{path.name}: not a tokenizer: {error}") from None
-        return cls(backend)
+        return cls(_read(folder))
+
+
+def _read(folder: Path) -> BackendTokenizer:
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise NotFoundError(f"no {TOKENIZER_FILE} in {folder}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        json.loads(text)
+        return BackendTokenizer.from_str(text)
+    except Exception as error:  # the binding raises bare Exception for a malformed file
+        raise InvalidArgumentError(f"{path.name}: not a tokenizer: {error}") from None

@@ -103,8 +103,8 @@ class Benchmark(Protocol):
 
     # Changes whenever the items, the prompts or the scoring change.
     version: str
-    # Architecture of the models it can score.
-    architecture: str
+    # Architectures of the models it can score.
+    architectures: tuple[str, ...]
 
     def run(self, context: Context) -> Outcome:
         """Scores the model; raises ``InvalidArgumentError`` where the rows hold no items for it."""

@@ -41,10 +41,11 @@ def checked_evaluation(store: Store, evaluation: Evaluation) -> Evaluation:
 
 def _checked_spec(store: Store, model: ModelVersion, spec: BenchmarkSpec, field: str) -> BenchmarkSpec:
     registry.get("benchmark", spec.benchmark, field=f"{field}.benchmark")
-    architecture = _benchmark(spec).architecture
-    if architecture != model.architecture:
+    architectures = _benchmark(spec).architectures
+    if model.architecture not in architectures:
+        needed = " or ".join(architectures)
         raise FailedPreconditionError(
-            f"{field}: {spec.benchmark} scores models of kind {architecture}, {model.name} is a {model.architecture}"
+            f"{field}: {spec.benchmark} scores models of kind {needed}, {model.name} is a {model.architecture}"
         )
     try:
         version = documents.get(store, DatasetVersion, spec.dataset_version)

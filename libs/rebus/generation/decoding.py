@@ -60,7 +60,10 @@ def decode(
     batch_size, length = rows.input_ids_BS.shape
     cache = model.new_cache(batch_size, length + max_new_tokens - 1)
     embeds = model.embed(rows.input_ids_BS, image_features)
-    hidden_BSD = model.decode(embeds, rows.positions_BS, _prompt_mask(rows), cache)
+    mask_BSS = _prompt_mask(rows)
+    images = model.images_beside(rows.input_ids_BS, embeds, image_features, mask_BSS)
+    hidden_BSD = model.decode(embeds, rows.positions_BS, mask_BSS, cache, images)
+    images = None if images is None else images.at_last
     visible_BC = _visible_to_new(rows)
     positions_B1 = rows.positions_BS[:, -1:]
     for step in range(max_new_tokens):
@@ -73,7 +76,7 @@ def decode(
         if visible_BC is not None:
             visible_BC = torch.cat([visible_BC, torch.ones_like(visible_BC[:, :1])], dim=1)
             mask_B1C = visible_BC[:, None]
-        hidden_BSD = model.decode(model.embed(tokens_B[:, None]), positions_B1, mask_B1C, cache)
+        hidden_BSD = model.decode(model.embed(tokens_B[:, None]), positions_B1, mask_B1C, cache, images)
 
 
 def _prompt_mask(rows: PaddedRows) -> Tensor | None:

@@ -83,8 +83,8 @@ class MediaFeatures:
         batch = collate(media, self._reader.processor).to(device)
         features = self._model.encode_media(batch)
         assert features is not None
-        tokens = [self._reader.tokens(medium) for medium in media]
-        return [part.clone() for part in features.reshape(-1, features.shape[-1]).split(tokens)]
+        parts = features if batch.is_uniform else features.split([self._reader.tokens(medium) for medium in media])
+        return [part.clone() for part in parts]
 
     def _lookup(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
         with self._lock:

@@ -20,6 +20,7 @@ from rebus.models.dual_encoder import DualEncoder
 from rebus.models.feature_cache import pooled
 from rebus.models.flops import TRAINING_FACTOR, counted, decoder_token_flops, weightless
 from rebus.models.mllm import Mllm
+from rebus.models.mllm_embedder import MllmEmbedder
 from rebus.models.moe.layer import MoeLayer
 from rebus.papers import papers
 from rebus.registry import Component
@@ -27,6 +28,7 @@ from rebus.registry import Component
 # Hugging Face's tasks, by architecture.
 _PIPELINE_TAGS = {
     "mllm": "image-text-to-text",
+    "mllm-embedder": "feature-extraction",
     "causal-lm": "text-generation",
     "dual-encoder": "zero-shot-image-classification",
 }
@@ -142,9 +144,11 @@ class Card:
 
 
 def describe(model: nn.Module) -> Card:
-    """The card of an ``Mllm``, a ``CausalLm`` or a ``DualEncoder``."""
+    """The card of an ``Mllm``, alone or as an embedder, a ``CausalLm`` or a ``DualEncoder``."""
     if isinstance(model, Mllm):
         return _of_mllm(model)
+    if isinstance(model, MllmEmbedder):
+        return _of_mllm_embedder(model)
     if isinstance(model, CausalLm):
         return of_decoder(model.decoder, str(model.config.decoder["name"]))
     if isinstance(model, DualEncoder):
@@ -164,38 +168,63 @@ def of_decoder(decoder: Any, name: str) -> Card:
 
 
 def _of_mllm(model: Mllm) -> Card:
+    parts = _parts(model, _mllm_parts(model))
+    return Card(architecture="mllm", parts=parts, costs=_mllm_costs(model), facts=_mllm_facts(model))
+
+
+def _of_mllm_embedder(model: MllmEmbedder) -> Card:
     config = model.config
-    names = {"encoder": config.encoder["name"], "connector": config.connector["name"]}
-    parts: list[_Named] = [
-        ("encoder", registry.get("encoder", names["encoder"]), [model.vision_encoder]),
-        ("connector", registry.get("connector", names["connector"]), [model.connector]),
+    head = registry.get("embedding-head", config.head["name"])
+    own: list[_Named] = [("embedding head", head, [model.head]), ("calibration", None, [model.calibration])]
+    cut = ", ".join(str(width) for width in config.matryoshka_widths)
+    facts = (("width of an embedding", model.width), *((("beginnings that embed too", cut),) if cut else ()))
+    return Card(
+        architecture="mllm-embedder",
+        parts=_parts(model, [*_mllm_parts(model.mllm), *own]),
+        costs=_mllm_costs(model.mllm),
+        facts=(*facts, *_mllm_facts(model.mllm)),
+    )
+
+
+def _mllm_parts(model: Mllm) -> list[_Named]:
+    config = model.config
+    return [
+        ("encoder", registry.get("encoder", config.encoder["name"]), [model.vision_encoder]),
+        ("connector", registry.get("connector", config.connector["name"]), [model.connector]),
         *_decoder_parts(model.decoder, config.decoder["name"]),
+        *_other_parts(model),
     ]
-    sound: tuple[Cost, ...] = ()
-    facts: tuple[tuple[str, int | str], ...] = ()
+
+
+def _other_parts(model: Mllm) -> list[_Named]:
+    parts: list[_Named] = []
     if model.frame_positions is not None:
         parts.append(("frame positions", None, [model.frame_positions]))
-    if model.audio is not None and config.audio is not None:
-        parts.append(("audio encoder", registry.get("encoder", config.audio.encoder["name"]), [model.audio.encoder]))
-        connector = registry.get("connector", config.audio.connector["name"])
-        parts.append(("audio connector", connector, [model.audio.connector]))
-        sound = (_sound_cost(model),)
-        facts = (("tokens a piece of sound", model.audio.num_tokens),)
-    image = _image_costs(model, names=("encoder", "connector"))
-    return Card(
-        architecture="mllm",
-        parts=_parts(model, parts),
-        costs=(_text_cost(model.decoder, config.encoding.max_length_tokens), *image, *sound),
-        facts=(
-            ("context, tokens", config.encoding.max_length_tokens),
-            ("positions of the decoder", model.decoder.config.max_positions),
-            ("images in a context", config.encoding.max_images),
-            ("tokens an image", model.image_tokens),
-            *facts,
-            ("side of an image, pixels", model.vision_encoder.image_size),
-            ("vocabulary, tokens", config.vocab_size),
-            ("digest of the preprocessing", config.preprocess_digest),
-        ),
+    if model.audio is not None and model.config.audio is not None:
+        names = model.config.audio
+        parts.append(("audio encoder", registry.get("encoder", names.encoder["name"]), [model.audio.encoder]))
+        parts.append(("audio connector", registry.get("connector", names.connector["name"]), [model.audio.connector]))
+    return parts
+
+
+def _mllm_costs(model: Mllm) -> tuple[Cost, ...]:
+    text = _text_cost(model.decoder, model.config.encoding.max_length_tokens)
+    sound = () if model.audio is None else (_sound_cost(model),)
+    return (text, *_image_costs(model, names=("encoder", "connector")), *sound)
+
+
+def _mllm_facts(model: Mllm) -> tuple[tuple[str, int | str], ...]:
+    config = model.config
+    sound = () if model.audio is None else (("tokens a piece of sound", model.audio.num_tokens),)
+    return (
+        ("context, tokens", config.encoding.max_length_tokens),
+        ("positions of the decoder", model.decoder.config.max_positions),
+        ("images in a context", config.encoding.max_images),
+        ("tokens an image", model.image_tokens),
+        *sound,
+        ("side of an image, pixels", model.vision_encoder.image_size),
+        ("vocabulary, tokens", config.vocab_size),
+        ("digest of the preprocessing", config.preprocess_digest),
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -93,10 +94,23 @@ def _preprocess(config: DualEncoderConfig, encoder: nn.Module, size: int) -> Ima
     return config.preprocess or own or ImageProcessorConfig(image_size=size)
 
 
+class CalibrationConfig(Protocol):
+    """See ``DualEncoderConfig``."""
+
+    @property
+    def initial_logit_scale(self) -> float: ...
+
+    @property
+    def max_logit_scale(self) -> float: ...
+
+    @property
+    def initial_logit_bias(self) -> float: ...
+
+
 class Calibration(nn.Module):
     """How cosines become logits: a learned scale, kept as its logarithm, and the bias of the sigmoid loss."""
 
-    def __init__(self, config: DualEncoderConfig) -> None:
+    def __init__(self, config: CalibrationConfig) -> None:
         super().__init__()
         self._max_log = math.log(config.max_logit_scale)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.initial_logit_scale)))

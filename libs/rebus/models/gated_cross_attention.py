@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,15 @@ class Images:
     features: Tensor
     # bool [B, S, M]; see ``visible_images``
     visible: Tensor
+
+    @property
+    def at_last(self) -> Images:
+        """What the last token sees, for the one that follows it."""
+        return Images(features=self.features, visible=self.visible[:, -1:])
+
+
+# Of the calling thread: a served model reads the images of several requests at once.
+_LOOKED_AT: ContextVar[Images | None] = ContextVar("images", default=None)
 
 
 def visible_images(
@@ -101,12 +111,11 @@ class CrossAttendingLayer(nn.Module):
         super().__init__()
         self.cross_attention = cross_attention
         self.layer = layer
-        self.images: Images | None = None
 
     def forward(self, x_BSD: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the decoder layer returns for ``[B, S, D]`` and the arguments that it takes."""
-        if self.images is not None:
-            x_BSD = self.cross_attention(x_BSD, self.images)
+        if (images := _LOOKED_AT.get()) is not None:
+            x_BSD = self.cross_attention(x_BSD, images)
         return self.layer(x_BSD, *args, **kwargs)
 
 
@@ -122,16 +131,31 @@ def add_cross_attention(
         layers[index] = CrossAttendingLayer(cross_attention, layers[index])
 
 
+def cross_attentions(layers: nn.ModuleList) -> nn.ModuleList:
+    """What ``add_cross_attention`` put before ``layers``; empty where it was not called."""
+    return nn.ModuleList([layer.cross_attention for layer in layers if isinstance(layer, CrossAttendingLayer)])
+
+
 @contextmanager
-def looking_at(layers: Sequence[nn.Module] | nn.ModuleList, images: Images) -> Iterator[None]:
-    """While it is entered, those of ``layers`` that can do so read ``images``."""
-    readers = [layer for layer in layers if isinstance(layer, CrossAttendingLayer)]
-    if not readers:
-        raise ValueError("none of the layers reads images; see add_cross_attention")
-    for reader in readers:
-        reader.images = images
+def unwrapped(layers: nn.ModuleList) -> Iterator[None]:
+    """While it is entered, ``layers`` are the decoder's own, named as before ``add_cross_attention``."""
+    wrapped = {at: layer for at, layer in enumerate(layers) if isinstance(layer, CrossAttendingLayer)}
+    for at, layer in wrapped.items():
+        layers[at] = layer.layer
     try:
         yield
     finally:
-        for reader in readers:
-            reader.images = None
+        for at, layer in wrapped.items():
+            layers[at] = layer
+
+
+@contextmanager
+def looking_at(layers: Sequence[nn.Module] | nn.ModuleList, images: Images) -> Iterator[None]:
+    """While it is entered, those of ``layers`` that can do so read ``images``, in this thread."""
+    if not any(isinstance(layer, CrossAttendingLayer) for layer in layers):
+        raise ValueError("none of the layers reads images; see add_cross_attention")
+    token = _LOOKED_AT.set(images)
+    try:
+        yield
+    finally:
+        _LOOKED_AT.reset(token)

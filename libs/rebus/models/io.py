@@ -28,6 +28,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "mode
 ARCHITECTURES: Mapping[str, tuple[str, str, str]] = {
     "causal-lm": ("rebus.models.causal_lm", "CausalLm", "CausalLmConfig"),
     "mllm": ("rebus.models.mllm", "Mllm", "MllmConfig"),
+    "mllm-embedder": ("rebus.models.mllm_embedder", "MllmEmbedder", "MllmEmbedderConfig"),
     "dual-encoder": ("rebus.models.dual_encoder", "DualEncoder", "DualEncoderConfig"),
 }
 

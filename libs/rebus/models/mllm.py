@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from rebus.data.preprocess import ImageProcessorConfig, check_digest
 from rebus.data.preprocess.image import check_size
 from rebus.data.preprocess.media import MediaSettings, preprocess_digest
 from rebus.errors import invalid
+from rebus.models import images_beside
 from rebus.models.audio import AudioConfig, AudioPart
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
@@ -22,6 +24,7 @@ from rebus.models.connectors.base import JoinsTiles, ReadsPadded, pad
 from rebus.models.connectors.layers import check_layers, read_features
 from rebus.models.encoders.base import ReadsAnyShape
 from rebus.models.encoders.video import FramePositions, FramePositionsConfig
+from rebus.models.gated_cross_attention import GatedCrossAttentionConfig, Images, add_cross_attention, looking_at
 from rebus.models.media import MediaBatch
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images, no_sound
@@ -51,6 +54,8 @@ class MllmConfig:
     preprocess_digest: str = ""
     # Bounds of the rows the model was trained on.
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    # Images are read by layers of their own, not in the text: a row holds one placeholder an image, not its tokens.
+    cross_attention: GatedCrossAttentionConfig | None = None
     # Of a model from elsewhere; one trained here has those of its tokenizer.
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
 
@@ -59,6 +64,8 @@ class MllmConfig:
             raise ValueError(f"image_token_id={self.image_token_id} is outside vocab_size={self.vocab_size}")
         if self.media is None and (self.audio is not None or self.frame_positions is not None):
             raise ValueError("audio and frame_positions need media, which says how sound and videos are read")
+        if self.media is not None and self.cross_attention is not None:
+            raise ValueError("cross_attention reads images of one square each, so it goes without media")
 
 
 class Mllm(nn.Module):
@@ -88,6 +95,9 @@ class Mllm(nn.Module):
         self.frame_positions: FramePositions | None = None
         if config.frame_positions is not None:
             self.frame_positions = FramePositions(config.frame_positions, self.vision_encoder.width)
+        if config.cross_attention is not None:
+            width = self.decoder.config.width
+            add_cross_attention(self.decoder.layers, config.cross_attention, width=width, image_width=width)
 
     def _audio_part(self, config: MllmConfig) -> AudioPart | None:
         if config.audio is None or config.media is None:
@@ -98,7 +108,7 @@ class Mllm(nn.Module):
     @property
     def image_tokens(self) -> int:
         """Tokens that one square takes in a row: an image, a tile or a frame."""
-        return self.connector.num_tokens
+        return self.connector.num_tokens if self.config.cross_attention is None else 1
 
     @property
     def image_grid(self) -> tuple[int, int]:
@@ -122,7 +132,7 @@ class Mllm(nn.Module):
         return isinstance(self.vision_encoder, ReadsAnyShape) and isinstance(self.connector, ReadsPadded)
 
     def encode_images(self, pixels: Tensor | Sequence[Tensor], frames: Tensor | None = None) -> Tensor:
-        """Decoder embeddings ``[N, image_tokens, D]`` of normalised squares ``[N, 3, H, W]``, or ``[3, H, W]`` each.
+        """Decoder embeddings ``[N, tokens, D]`` of normalised squares ``[N, 3, H, W]``, or ``[3, H, W]`` each.
 
         Images of many shapes are encoded in one sequence, without padding; there must be at least one. ``frames``,
         int64 ``[N]``, says which frame of its video each square is, -1 for an image; without it all are images. Raises
@@ -188,23 +198,41 @@ class Mllm(nn.Module):
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
         """Embeddings ``[..., D]`` of ``input_ids`` ``[...]``, placeholders filled in order.
 
-        Features are ``[N, image_tokens, D]``, or ``[tokens, D]`` of media that take unlike numbers of tokens. Raises
-        ``InvalidArgumentError`` where they and the placeholders do not match in number.
+        Features are ``[N, connector.num_tokens, D]``, or ``[tokens, D]`` of media that take unlike numbers of tokens.
+        Where images are read by cross-attention, placeholders, one an image, stay words. Raises
+        ``InvalidArgumentError`` where they and the features do not match in number.
         """
         embeds = self.decoder.embed_tokens(input_ids)
         at = input_ids == self.config.image_token_id
         found = 0 if image_features is None else image_features.shape[:-1].numel()
+        if self.config.cross_attention is not None:
+            found //= self.connector.num_tokens
         if (expected := int(at.sum())) != found:
             raise invalid("images", f"the text has {expected} image tokens, the images give {found}")
-        if image_features is None or not found:
+        if image_features is None or not found or self.config.cross_attention is not None:
             return embeds
         return embeds.masked_scatter(at[..., None], image_features.to(embeds.dtype))
 
+    def images_beside(
+        self, input_ids: Tensor, embeds: Tensor, image_features: Tensor | None, mask: Tensor | None = None
+    ) -> Images | None:
+        """What whole rows ``[B, S]`` look at by cross-attention; None where images stand in the text."""
+        if self.config.cross_attention is None:
+            return None
+        is_image = input_ids == self.config.image_token_id
+        return images_beside.of_rows(is_image, self._by_image(image_features), embeds, mask)
+
     def decode(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        images: Images | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, S, D]``; see the decoder's ``forward``."""
-        return self.decoder(embeds, positions, mask, cache)
+        """Hidden states ``[B, S, D]``; see the decoder's ``forward``. ``images`` are those of ``images_beside``."""
+        with nullcontext() if images is None else looking_at(self.decoder.layers, images):
+            return self.decoder(embeds, positions, mask, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., vocab_size]`` of hidden states ``[..., D]``."""
@@ -234,10 +262,12 @@ class Mllm(nn.Module):
         no_pixels, no_spectrograms = media is None or not len(media.pixels), media is None or media.spectrograms is None
         # What sees runs before what hears in every process, whichever of the two has input: FSDP gathers in that order.
         zeros = [no_images(self)] if shared and no_pixels else []
-        embeds = self.embed(input_ids, None if media is None else self.encode_media(media))
+        features = None if media is None else self.encode_media(media)
+        embeds = self.embed(input_ids, features)
         if shared and no_spectrograms and self.audio is not None:
             zeros.append(no_sound(self.audio))
-        return self.decode(sum(zeros, start=embeds), positions, mask)
+        embeds = sum(zeros, start=embeds)
+        return self.decode(embeds, positions, mask, images=self.images_beside(input_ids, embeds, features, mask))
 
     def forward_packed(
         self, rows: PackedRows, image_features: Tensor | None, layer_inputs: list[Tensor] | None = None
@@ -247,7 +277,16 @@ class Mllm(nn.Module):
         What each decoder layer reads ``[T, D]`` is appended to ``layer_inputs``.
         """
         embeds = self.embed(rows.input_ids, image_features)
-        return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+        if self.config.cross_attention is None:
+            return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+        is_image = rows.input_ids == self.config.image_token_id
+        images = images_beside.of_packed(is_image, self._by_image(image_features), embeds, rows)
+        with looking_at(self.decoder.layers, images):
+            return self.decoder.forward_packed(embeds, rows.positions, rows.layout, layer_inputs)
+
+    def _by_image(self, features: Tensor | None) -> Tensor | None:
+        """Features that may lie flat as ``[N, connector.num_tokens, D]``."""
+        return None if features is None else features.reshape(-1, self.connector.num_tokens, features.shape[-1])
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -53,6 +53,8 @@ class AttentionGrounding:
         """Mean over questions and heads; questions of which it is not known what they name do not count."""
         size, grid = model.image_tokens, model.image_grid
         rows = outputs.batch.rows
+        if model.config.cross_attention is not None:
+            raise invalid("attention-grounding", "images are read by cross_attention; no token of the text shows them")
         heads = slice(self._config.first_head, self._config.first_head + self._config.num_heads)
         if self._config.layer >= len(outputs.layer_inputs) or heads.stop > model.decoder.config.num_heads:
             config = model.decoder.config

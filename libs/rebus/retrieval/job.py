@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from rebus.errors import FailedPreconditionError, NotFoundError, invalid
 from rebus.jobs.context import JobContext
 from rebus.models import feature_cache
 from rebus.models.feature_cache import FeatureKey
-from rebus.retrieval.embedder import Embedder
+from rebus.retrieval.embedder import ARCHITECTURES, DualEncoderEmbedder, Embedder
 from rebus.retrieval.search import SearchIndex, build_index
 from rebus.retrieval.storage import HEADER, Header, open_index, publish_index
 from rebus.store import Store, documents, manifests, model_versions
@@ -27,11 +27,12 @@ from rebus.v1.dataset_pb2 import DatasetVersion
 from rebus.v1.retrieval_pb2 import Index
 
 DEFAULT_ALGORITHM = "flat"
-ARCHITECTURE = "dual-encoder"
 # Indexes that one process keeps open.
 _CAPACITY = 8
 # Rows whose features are embedded together.
 _EMBED_ROWS = 1024
+# Images read and embedded together where nothing is cached.
+_EMBED_IMAGES = 64
 # Share of the job that embedding takes.
 _EMBEDDING_SHARE = 0.9
 
@@ -45,8 +46,9 @@ def checked_index(store: Store, index: Index) -> Index:
     algorithm = index.algorithm or DEFAULT_ALGORITHM
     registry.get("index", algorithm, field="index.algorithm")
     model = model_versions.get(store, index.model_version)
-    if model.architecture != ARCHITECTURE:
-        raise FailedPreconditionError(f"{model.name} is a {model.architecture}; an index needs a {ARCHITECTURE}")
+    if model.architecture not in ARCHITECTURES:
+        needed = " or ".join(ARCHITECTURES)
+        raise FailedPreconditionError(f"{model.name} is a {model.architecture}; an index needs a {needed}")
     dataset = documents.get(store, DatasetVersion, index.dataset_version)
     if index.split and index.split not in dataset.splits:
         known = ", ".join(sorted(dataset.splits))
@@ -89,12 +91,29 @@ def _build(ctx: JobContext, document: Index) -> Manifest:
 
 
 def _embed(ctx: JobContext, embedder: Embedder, images: _Images, dataset_digest: str) -> NDArray[np.float32]:
-    """Unit vectors of the images, through the feature cache: another model over the same encoder costs a moment."""
+    """Unit vectors of the images."""
 
     def progress(done: int, total: int) -> None:
         ctx.check_cancelled()
         ctx.progress(_EMBEDDING_SHARE * done / total, f"embedding images: {done} of {total}")
 
+    if isinstance(embedder, DualEncoderEmbedder):
+        return _embed_features(ctx, embedder, images, dataset_digest, progress)
+    vectors: list[NDArray[np.float32]] = []
+    for start in range(0, len(images), _EMBED_IMAGES):
+        progress(start, len(images))
+        vectors.append(embedder.embed_images(images.take(images.rows[start : start + _EMBED_IMAGES].tolist())))
+    return np.concatenate(vectors)
+
+
+def _embed_features(
+    ctx: JobContext,
+    embedder: DualEncoderEmbedder,
+    images: _Images,
+    dataset_digest: str,
+    progress: Callable[[int, int], None],
+) -> NDArray[np.float32]:
+    """Through the feature cache: another model over the same encoder costs a moment."""
     key = FeatureKey(
         dataset=dataset_digest,
         encoder=feature_cache.module_digest(embedder.model.vision_encoder),

@@ -65,7 +65,10 @@ def _of_index(index: Index) -> Links:
 
 
 def _of_model_version(version: ModelVersion) -> Links:
-    yield "trained_by", version.run
+    if version.run:
+        yield "trained_by", version.run
+    if version.imported_from:
+        yield "imported_from", f"source:{version.imported_from}"
     for parent in version.parents:
         yield "started_from", parent
 
@@ -73,6 +76,8 @@ def _of_model_version(version: ModelVersion) -> Links:
 def _of_run(run: Run) -> Links:
     yield "used_recipe", f"recipe:{run.recipe_digest}"
     yield "used_code", f"code:{run.code_revision}"
+    for version in sorted(set(run.model_versions.values())):
+        yield "started_from", version
     consumed = {share.dataset_version for share in run.mixture} or set(run.datasets.values())
     for dataset_version in sorted(consumed):
         yield "consumed", dataset_version

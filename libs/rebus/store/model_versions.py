@@ -1,9 +1,12 @@
-"""The model registry: immutable versions made from runs, and aliases that point at them."""
+"""The model registry: immutable versions made from runs or imported, and aliases that point at them."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+from pathlib import Path
 
 from rebus.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, NotFoundError, invalid
 from rebus.store import documents, manifests
@@ -43,13 +46,44 @@ def register(store: Store, model: str, run_name: str) -> ModelVersion:
         raise FailedPreconditionError(f"{run.checkpoint} is damaged: {'; '.join(problems)}")
     source = f"{run.checkpoint}/{CHECKPOINT_MODEL}"
     version = _describe(store, source, run)  # before a number is taken, since it may refuse
-    name = version.name = _claim(store, model, run_name)
-    version.digest = _published(store, run.checkpoint, name).digest
+    version.name = _claim(store, model, run_name)
+    version.digest = _published(store, run.checkpoint, version.name).digest
+    return _enter(store, model, version)
+
+
+def import_folder(store: Store, model: str, folder: Path, *, imported_from: str) -> ModelVersion:
+    """Makes a model's folder the next version of ``model``, or returns the version that has the same files.
+
+    Whether the folder holds a model is for the caller to know. A call that died half-way is finished by the next one
+    with the same files. ``imported_from`` says what they were made of, for the lineage.
+    """
+    _ensure_model(store, model)
+    name = _claim(store, model, f"files:{_files_digest(folder)}")
+    if not store.exists(f"{name}/{manifests.MANIFEST}"):
+        with contextlib.suppress(AlreadyExistsError):  # by another caller, with the same files
+            manifests.publish_folder(store, name, folder)
+    version = _read_folder(store, name)
+    version.name, version.digest, version.imported_from = name, manifests.read(store, name).digest, imported_from
+    return _enter(store, model, version)
+
+
+def _files_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
+    return total.hexdigest()
+
+
+def _enter(store: Store, model: str, version: ModelVersion) -> ModelVersion:
+    """Writes the document of a published version, unless it is there, and moves the model's newest forward."""
     try:
         documents.create(store, version)
     except AlreadyExistsError:
-        version = documents.get(store, ModelVersion, name)
-    documents.update(store, Model, model, lambda document: _advance(document, name))
+        version = documents.get(store, ModelVersion, version.name)
+    documents.update(store, Model, model, lambda document: _advance(document, version.name))
     return version
 
 
@@ -104,16 +138,16 @@ def _ensure_model(store: Store, name: str) -> None:
         return
 
 
-def _claim(store: Store, model: str, run_name: str) -> str:
-    """Takes the next number, or the one that this run has; a version that was never finished stays invisible."""
+def _claim(store: Store, model: str, claimant: str) -> str:
+    """Takes the next number, or the one that this run or folder has; what was never finished stays invisible."""
     for _ in range(_CLAIM_ATTEMPTS):
         taken = sorted(int(f) for f in store.folders(f"{model}/versions") if f.isdigit())
         for number in taken:
-            if _claimant(store, f"{model}/versions/{number}") == run_name:
+            if _claimant(store, f"{model}/versions/{number}") == claimant:
                 return f"{model}/versions/{number}"
         name = f"{model}/versions/{(taken or [0])[-1] + 1}"
         try:
-            store.create(f"{name}/{CLAIM}", seal({"run": run_name}))
+            store.create(f"{name}/{CLAIM}", seal({"run": claimant}))
             return name
         except AlreadyExistsError:
             continue
@@ -121,7 +155,7 @@ def _claim(store: Store, model: str, run_name: str) -> str:
 
 
 def _claimant(store: Store, version: str) -> str:
-    """The run that a number was taken for; empty for one that was not taken by a claim."""
+    """The run or folder that a number was taken for; empty for one that was not taken by a claim."""
     path = f"{version}/{CLAIM}"
     try:
         return unseal(store.get(path), path)["run"]
@@ -139,14 +173,25 @@ def _published(store: Store, checkpoint: str, name: str) -> Manifest:
 
 def _describe(store: Store, folder: str, run: Run) -> ModelVersion:
     """What a model's folder and its run say of a version that has no name yet."""
+    version = _read_folder(store, folder)
+    version.MergeFrom(
+        ModelVersion(
+            run=run.name,
+            recipe_digest=run.recipe_digest,
+            code_revision=run.code_revision,
+            parents=sorted(set(run.model_versions.values())),
+            mixture=run.mixture,
+            contamination=run.contamination,
+        )
+    )
+    return version
+
+
+def _read_folder(store: Store, folder: str) -> ModelVersion:
+    """What a model's folder says of a version."""
     config = json.loads(store.get(f"{folder}/{CONFIG}"))
     version = ModelVersion(
         architecture=config["architecture"],
-        run=run.name,
-        recipe_digest=run.recipe_digest,
-        code_revision=run.code_revision,
-        mixture=run.mixture,
-        contamination=run.contamination,
         preprocess_digest=config.get("preprocess_digest", ""),
         num_parameters=_count_parameters(store, f"{folder}/{WEIGHTS}"),
     )

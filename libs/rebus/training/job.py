@@ -14,6 +14,7 @@ from rebus.training.contamination import check_benchmarks
 from rebus.training.loop import train
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
 from rebus.training.sources import BoundRows
+from rebus.training.start import fetched, start_versions
 from rebus.training.task import Task, TaskContext
 from rebus.v1.training_pb2 import MixtureShare, Run
 
@@ -25,7 +26,8 @@ def run(ctx: JobContext) -> None:
     readers = _open_datasets(ctx, document, recipe)
     check_benchmarks(ctx, document, recipe)
     checkpoints = CheckpointStore(ctx.store, ctx.name, keep=recipe.checkpoint.keep, cache_dir=ctx.cache_dir)
-    with checkpoints.latest() as resume_from:
+    starts = dict(document.model_versions) or start_versions(ctx.store, recipe)
+    with checkpoints.latest() as resume_from, fetched(ctx.store, recipe, starts, ctx.cache_dir) as start_from:
         context = TaskContext(
             recipe=recipe,
             sources={
@@ -34,6 +36,7 @@ def run(ctx: JobContext) -> None:
             },
             versions={name: readers[binding.dataset].version.digest for name, binding in recipe.data.items()},
             resume_from=resume_from,
+            start_from=start_from,
             cache_dir=ctx.cache_dir,
             seed=document.seed if document.HasField("seed") else recipe.seed,
             progress=lambda message: _prepare_progress(ctx, message),

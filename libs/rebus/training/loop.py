@@ -160,7 +160,8 @@ class _Run:
         """Trains on one batch; returns its rewards."""
         torch.manual_seed(_step_seed(self._context.seed, self._state.step))
         output = self._task.loss(self._model, batch, stage)
-        output.loss.backward()
+        if output.loss.requires_grad:  # a batch may hold nothing for the parts in training: text alone, no images
+            output.loss.backward()
         norm = clip()
         loss = output.loss.item()
         if not (math.isfinite(loss) and math.isfinite(norm)):

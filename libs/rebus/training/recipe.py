@@ -20,6 +20,8 @@ from rebus.registry import Spec
 
 # Each is compared with all of the run's data before the first step.
 _MAX_BENCHMARKS = 64
+# Each is fetched and loaded whole.
+_MAX_STARTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,30 @@ class BenchmarkGate(MatchConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartablePart:
+    """A part that a task can take from a model; tasks list theirs by name in ``startable``."""
+
+    # Architectures of models that have it.
+    architectures: tuple[str, ...]
+    # Settings of the task that come with it.
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFrom:
+    """Parts that are taken from a model of the store, with their weights, settings and tokenizer."""
+
+    # ``models/<id>/versions/<n or alias>``, or ``models/<id>`` for its newest version when the run is created.
+    model: str
+    # Parts of the task's model, each from one model only.
+    parts: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts must name at least one part")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """Everything that decides a run, besides the dataset versions it is bound to."""
 
@@ -115,6 +141,8 @@ class TrainingRecipe:
     # Mixture source name -> what it draws from.
     data: dict[str, DataBinding]
     stages: list[Stage]
+    # Models that parts are taken from; the other parts start as their configs say.
+    start_from: list[StartFrom] = field(default_factory=list)
     # Seeds the weights, the order of the data and every other draw.
     seed: int = 0
     # Threads of torch; part of the recipe because the order of floating-point sums depends on it. 0: all cores.
@@ -135,6 +163,11 @@ class TrainingRecipe:
             raise ValueError(f"stage names must differ, got {names}")
         if len(self.benchmarks) > _MAX_BENCHMARKS:
             raise ValueError(f"a recipe names at most {_MAX_BENCHMARKS} benchmarks, got {len(self.benchmarks)}")
+        if len(self.start_from) > _MAX_STARTS:
+            raise ValueError(f"a recipe starts from at most {_MAX_STARTS} models, got {len(self.start_from)}")
+        taken = [part for start in self.start_from for part in start.parts]
+        if twice := sorted({part for part in taken if taken.count(part) > 1}):
+            raise ValueError(f"start_from takes {', '.join(twice)} more than once")
         if self.report_every_steps < 1 or self.num_threads < 0:
             raise ValueError("report_every_steps must be at least 1 and num_threads not negative")
 
@@ -145,7 +178,8 @@ class TrainingRecipe:
 
     def validate(self) -> None:
         """Checks every component named, its settings, and every mixture key; errors name the field."""
-        registry.settings("task", self.task, field="recipe.task")
+        task, _ = registry.settings("task", self.task, field="recipe.task")
+        self._check_starts(task)
         for index, stage in enumerate(self.stages):
             where = f"recipe.stages.{index}"
             registry.check_components(stage, field=where)
@@ -153,6 +187,18 @@ class TrainingRecipe:
                 settings = {key: value for key, value in spec.items() if key != "weight"}
                 registry.settings("objective", settings, field=f"{where}.objectives.{at}")
             self._check_mixture(stage, where)
+
+    def _check_starts(self, task: registry.Component) -> None:
+        """The task must be able to take the parts, and must not be told their settings a second time."""
+        startable: Mapping[str, StartablePart] = getattr(task.target, "startable", {})
+        for index, start in enumerate(self.start_from):
+            for at, part in enumerate(start.parts):
+                where = f"recipe.start_from.{index}.parts.{at}"
+                if part not in startable:
+                    known = ", ".join(startable) or "no part"
+                    raise invalid(where, f"task {task.name!r} cannot take {part!r} from a model; it can take {known}")
+                if told := [key for key in startable[part].settings if key in self.task]:
+                    raise invalid(f"recipe.task.{told[0]}", f"comes with {part!r} from {start.model}; leave it out")
 
     def _check_mixture(self, stage: Stage, where: str) -> None:
         named = {f"{where}.mixture": stage.mixture}

@@ -8,6 +8,7 @@ from rebus.jobs.revision import code_revision
 from rebus.store import Store, documents
 from rebus.training.contamination import benchmark_versions, bound_benchmarks
 from rebus.training.recipe import TrainingRecipe, recipe_from_mapping
+from rebus.training.start import start_versions
 from rebus.v1.dataset_pb2 import DatasetVersion
 from rebus.v1.training_pb2 import Run
 
@@ -21,7 +22,7 @@ def checked_run(store: Store, run: Run) -> Run:
     """A new ``Run`` ready to be queued.
 
     Raises ``InvalidArgumentError`` naming the recipe's bad key or the dataset that is not bound, and
-    ``NotFoundError`` naming a dataset version or a benchmark that does not exist.
+    ``NotFoundError`` naming a dataset version, a benchmark or a model that does not exist.
     """
     recipe = recipe_of(run)
     needed = {binding.dataset for binding in recipe.data.values()} | bound_benchmarks(recipe)
@@ -34,6 +35,7 @@ def checked_run(store: Store, run: Run) -> Run:
     return Run(
         recipe=run.recipe,
         benchmark_versions=benchmark_versions(store, recipe, run.datasets),
+        model_versions=start_versions(store, recipe),
         datasets=run.datasets,
         seed=run.seed if run.HasField("seed") else recipe.seed,
         recipe_digest=digest(parse_yaml(run.recipe)),

@@ -53,6 +53,8 @@ class TaskContext:
     # Folder of the checkpoint that the run goes on from: what the task once derived from data (a tokenizer) is loaded
     # from there. The loop itself loads the weights.
     resume_from: Path | None = None
+    # Part -> folder of the model that it is taken from, for the parts of the recipe's ``start_from``.
+    start_from: Mapping[str, Path] = field(default_factory=dict)
     # Kept between runs on this machine; losing it costs time, never results.
     cache_dir: Path
     # The run's seed (the recipe's, unless the run overrides it).
@@ -105,7 +107,11 @@ Rewards = Callable[[int], Mapping[str, float]]
 
 
 class Task(Protocol):
-    """One kind of training. ``config`` is validated before the task is built."""
+    """One kind of training. ``config`` is validated before the task is built.
+
+    A task that can take parts from models of the store lists them as its class's ``startable``, a mapping from part
+    to ``StartablePart``.
+    """
 
     def prepare(self, context: TaskContext) -> nn.Module:
         """Reads what it needs and returns the model with its initial weights (seeded by ``context.seed``)."""

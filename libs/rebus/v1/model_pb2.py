@@ -31,7 +31,7 @@ from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 from rebus.v1 import training_pb2 as rebus_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rebus/v1/model.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1crebus/v1/contamination.proto\x1a\x16rebus/v1/options.proto\x1a\x17rebus/v1/training.proto\"\xfb\x01\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x33\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x1c.rebus.v1.Model.AliasesEntryB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:$\xea\x41!\n\x0frebus.dev/Model\x12\x0emodels/{model}\"\x91\x03\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x15\n\rcode_revision\x18\x05 \x01(\t\x12\x0f\n\x07parents\x18\x06 \x03(\t\x12\'\n\x07mixture\x18\x07 \x03(\x0b\x32\x16.rebus.v1.MixtureShare\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x19\n\x11preprocess_digest\x18\t \x01(\t\x12\x16\n\x0enum_parameters\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\rcontamination\x18\x0c \x03(\x0b\x32\x17.rebus.v1.Contamination:>\xea\x41;\n\x16rebus.dev/ModelVersion\x12!models/{model}/versions/{version}\"\xa7\x01\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x39\n\nattributes\x18\x04 \x03(\x0b\x32%.rebus.v1.LineageNode.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0bLineageEdge\x12\x0c\n\x04\x66rom\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x10\n\x08relation\x18\x03 \x01(\t\"U\n\x07Lineage\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.rebus.v1.LineageNode\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.rebus.v1.LineageEdge\"\xa6\x01\n\x19\x43reateModelVersionRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12\x32\n\x03run\x18\x02 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\"M\n\x11ListModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.rebus.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x16GetModelVersionRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\"\x8d\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"d\n\x19ListModelVersionsResponse\x12.\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x16.rebus.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x02\n\x14SetModelAliasRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x05\x61lias\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12R\n\rmodel_version\x18\x03 \x01(\tB;\xbaH8r624^models/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\'\n\x10\x65xpected_version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02H\x00\x88\x01\x01\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x42\x13\n\x11_expected_version\"T\n\x11GetLineageRequest\x12?\n\x04name\x18\x01 \x01(\tB1\xbaH.r,\x18\x80\x02\x32\'^[a-z]+(/[a-z0-9][a-z0-9-]{0,62}){1,3}$2\xc5\x04\n\x0cModelService\x12Y\n\x12\x43reateModelVersion\x12#.rebus.v1.CreateModelVersionRequest\x1a\x16.rebus.v1.ModelVersion\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\x08GetModel\x12\x19.rebus.v1.GetModelRequest\x1a\x0f.rebus.v1.Model\"\x06\xc2\xf3\x18\x02\x08\x01\x12O\n\nListModels\x12\x1b.rebus.v1.ListModelsRequest\x1a\x1c.rebus.v1.ListModelsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12S\n\x0fGetModelVersion\x12 .rebus.v1.GetModelVersionRequest\x1a\x16.rebus.v1.ModelVersion\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x64\n\x11ListModelVersions\x12\".rebus.v1.ListModelVersionsRequest\x1a#.rebus.v1.ListModelVersionsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12H\n\rSetModelAlias\x12\x1e.rebus.v1.SetModelAliasRequest\x1a\x0f.rebus.v1.Model\"\x06\xc2\xf3\x18\x02\x08\x02\x12\x44\n\nGetLineage\x12\x1b.rebus.v1.GetLineageRequest\x1a\x11.rebus.v1.Lineage\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rebus/v1/model.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1crebus/v1/contamination.proto\x1a\x16rebus/v1/options.proto\x1a\x17rebus/v1/training.proto\"\xfb\x01\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x33\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x1c.rebus.v1.Model.AliasesEntryB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:$\xea\x41!\n\x0frebus.dev/Model\x12\x0emodels/{model}\"\xa8\x03\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x15\n\rrecipe_digest\x18\x04 \x01(\t\x12\x15\n\rcode_revision\x18\x05 \x01(\t\x12\x0f\n\x07parents\x18\x06 \x03(\t\x12\'\n\x07mixture\x18\x07 \x03(\x0b\x32\x16.rebus.v1.MixtureShare\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x19\n\x11preprocess_digest\x18\t \x01(\t\x12\x16\n\x0enum_parameters\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\rcontamination\x18\x0c \x03(\x0b\x32\x17.rebus.v1.Contamination\x12\x15\n\rimported_from\x18\r \x01(\t:>\xea\x41;\n\x16rebus.dev/ModelVersion\x12!models/{model}/versions/{version}\"\xa7\x01\n\x0bLineageNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x39\n\nattributes\x18\x04 \x03(\x0b\x32%.rebus.v1.LineageNode.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0bLineageEdge\x12\x0c\n\x04\x66rom\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x10\n\x08relation\x18\x03 \x01(\t\"U\n\x07Lineage\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.rebus.v1.LineageNode\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.rebus.v1.LineageEdge\"\xa6\x01\n\x19\x43reateModelVersionRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12\x32\n\x03run\x18\x02 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"H\n\x0fGetModelRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\"M\n\x11ListModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.rebus.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x16GetModelVersionRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xbaHErC2A^models/[a-z0-9][a-z0-9-]{0,62}/versions/[a-z0-9][a-z0-9-]{0,62}$\"\x8d\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"d\n\x19ListModelVersionsResponse\x12.\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x16.rebus.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x02\n\x14SetModelAliasRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x05\x61lias\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12R\n\rmodel_version\x18\x03 \x01(\tB;\xbaH8r624^models/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12\'\n\x10\x65xpected_version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02H\x00\x88\x01\x01\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x42\x13\n\x11_expected_version\"T\n\x11GetLineageRequest\x12?\n\x04name\x18\x01 \x01(\tB1\xbaH.r,\x18\x80\x02\x32\'^[a-z]+(/[a-z0-9][a-z0-9-]{0,62}){1,3}$2\xc5\x04\n\x0cModelService\x12Y\n\x12\x43reateModelVersion\x12#.rebus.v1.CreateModelVersionRequest\x1a\x16.rebus.v1.ModelVersion\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\x08GetModel\x12\x19.rebus.v1.GetModelRequest\x1a\x0f.rebus.v1.Model\"\x06\xc2\xf3\x18\x02\x08\x01\x12O\n\nListModels\x12\x1b.rebus.v1.ListModelsRequest\x1a\x1c.rebus.v1.ListModelsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12S\n\x0fGetModelVersion\x12 .rebus.v1.GetModelVersionRequest\x1a\x16.rebus.v1.ModelVersion\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x64\n\x11ListModelVersions\x12\".rebus.v1.ListModelVersionsRequest\x1a#.rebus.v1.ListModelVersionsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12H\n\rSetModelAlias\x12\x1e.rebus.v1.SetModelAliasRequest\x1a\x0f.rebus.v1.Model\"\x06\xc2\xf3\x18\x02\x08\x02\x12\x44\n\nGetLineage\x12\x1b.rebus.v1.GetLineageRequest\x1a\x11.rebus.v1.Lineage\"\x06\xc2\xf3\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -107,33 +107,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_ALIASESENTRY']._serialized_start=403
   _globals['_MODEL_ALIASESENTRY']._serialized_end=449
   _globals['_MODELVERSION']._serialized_start=490
-  _globals['_MODELVERSION']._serialized_end=891
-  _globals['_LINEAGENODE']._serialized_start=894
-  _globals['_LINEAGENODE']._serialized_end=1061
-  _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_start=1012
-  _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_end=1061
-  _globals['_LINEAGEEDGE']._serialized_start=1063
-  _globals['_LINEAGEEDGE']._serialized_end=1120
-  _globals['_LINEAGE']._serialized_start=1122
-  _globals['_LINEAGE']._serialized_end=1207
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=1210
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=1376
-  _globals['_GETMODELREQUEST']._serialized_start=1378
-  _globals['_GETMODELREQUEST']._serialized_end=1450
-  _globals['_LISTMODELSREQUEST']._serialized_start=1452
-  _globals['_LISTMODELSREQUEST']._serialized_end=1529
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1531
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1609
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1611
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1723
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1726
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1867
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1869
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1969
-  _globals['_SETMODELALIASREQUEST']._serialized_start=1972
-  _globals['_SETMODELALIASREQUEST']._serialized_end=2271
-  _globals['_GETLINEAGEREQUEST']._serialized_start=2273
-  _globals['_GETLINEAGEREQUEST']._serialized_end=2357
-  _globals['_MODELSERVICE']._serialized_start=2360
-  _globals['_MODELSERVICE']._serialized_end=2941
+  _globals['_MODELVERSION']._serialized_end=914
+  _globals['_LINEAGENODE']._serialized_start=917
+  _globals['_LINEAGENODE']._serialized_end=1084
+  _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_start=1035
+  _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_end=1084
+  _globals['_LINEAGEEDGE']._serialized_start=1086
+  _globals['_LINEAGEEDGE']._serialized_end=1143
+  _globals['_LINEAGE']._serialized_start=1145
+  _globals['_LINEAGE']._serialized_end=1230
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=1233
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=1399
+  _globals['_GETMODELREQUEST']._serialized_start=1401
+  _globals['_GETMODELREQUEST']._serialized_end=1473
+  _globals['_LISTMODELSREQUEST']._serialized_start=1475
+  _globals['_LISTMODELSREQUEST']._serialized_end=1552
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1554
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1632
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1634
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1746
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1749
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1890
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1892
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1992
+  _globals['_SETMODELALIASREQUEST']._serialized_start=1995
+  _globals['_SETMODELALIASREQUEST']._serialized_end=2294
+  _globals['_GETLINEAGEREQUEST']._serialized_start=2296
+  _globals['_GETLINEAGEREQUEST']._serialized_end=2380
+  _globals['_MODELSERVICE']._serialized_start=2383
+  _globals['_MODELSERVICE']._serialized_end=2964
 # @@protoc_insertion_point(module_scope)

@@ -35,7 +35,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Mapping[str, str]] = ..., latest_version: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("name", "architecture", "run", "recipe_digest", "code_revision", "parents", "mixture", "digest", "preprocess_digest", "num_parameters", "create_time", "contamination")
+    __slots__ = ("name", "architecture", "run", "recipe_digest", "code_revision", "parents", "mixture", "digest", "preprocess_digest", "num_parameters", "create_time", "contamination", "imported_from")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class ModelVersion(_message.Message):
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CONTAMINATION_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_FROM_FIELD_NUMBER: _ClassVar[int]
     name: str
     architecture: str
     run: str
@@ -60,7 +61,8 @@ class ModelVersion(_message.Message):
     num_parameters: int
     create_time: _timestamp_pb2.Timestamp
     contamination: _containers.RepeatedCompositeFieldContainer[_contamination_pb2.Contamination]
-    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., run: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., mixture: _Optional[_Iterable[_Union[_training_pb2.MixtureShare, _Mapping]]] = ..., digest: _Optional[str] = ..., preprocess_digest: _Optional[str] = ..., num_parameters: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ...) -> None: ...
+    imported_from: str
+    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., run: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., mixture: _Optional[_Iterable[_Union[_training_pb2.MixtureShare, _Mapping]]] = ..., digest: _Optional[str] = ..., preprocess_digest: _Optional[str] = ..., num_parameters: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ..., imported_from: _Optional[str] = ...) -> None: ...
 
 class LineageNode(_message.Message):
     __slots__ = ("name", "kind", "digest", "attributes")

@@ -30,7 +30,7 @@ from rebus.v1 import contamination_pb2 as rebus_dot_v1_dot_contamination__pb2
 from rebus.v1 import options_pb2 as rebus_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rebus/v1/training.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\x1a\x1crebus/v1/contamination.proto\x1a\x16rebus/v1/options.proto\"\x8c\x01\n\x0cMixtureShare\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x12\n\nnum_tokens\x18\x05 \x01(\x03\x12\x12\n\nnum_images\x18\x06 \x01(\x03\"\x87\x06\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1f\n\x06recipe\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12u\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x1b.rebus.v1.Run.DatasetsEntryBF\xbaHC\x9a\x01@\x08\x01\x10@*:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12 \n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00H\x00\x88\x01\x01\x12\x1b\n\rrecipe_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ncheckpoint\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\x07mixture\x18\x08 \x03(\x0b\x32\x16.rebus.v1.MixtureShareB\x04\xe2\x41\x01\x03\x12\x12\n\x04step\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07metrics\x18\n \x03(\x0b\x32\x1a.rebus.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\x0b \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x12\x46\n\x12\x62\x65nchmark_versions\x18\x0c \x03(\x0b\x32$.rebus.v1.Run.BenchmarkVersionsEntryB\x04\xe2\x41\x01\x03\x12\x34\n\rcontamination\x18\r \x03(\x0b\x32\x17.rebus.v1.ContaminationB\x04\xe2\x41\x01\x03\x1a/\n\rDatasetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16\x42\x65nchmarkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x1e\xea\x41\x1b\n\rrebus.dev/Run\x12\nruns/{run}B\x07\n\x05_seed\"T\n\x10\x43reateRunRequest\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\r.rebus.v1.RunB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"D\n\rGetRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.rebus.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fWatchRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"e\n\x10\x43\x61ncelRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"e\n\x10ResumeRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x32\x9b\x03\n\x0fTrainingService\x12>\n\tCreateRun\x12\x1a.rebus.v1.CreateRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12\x38\n\x06GetRun\x12\x17.rebus.v1.GetRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x01\x12I\n\x08ListRuns\x12\x19.rebus.v1.ListRunsRequest\x1a\x1a.rebus.v1.ListRunsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x43\n\x08WatchRun\x12\x19.rebus.v1.WatchRunRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12>\n\tCancelRun\x12\x1a.rebus.v1.CancelRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\tResumeRun\x12\x1a.rebus.v1.ResumeRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rebus/v1/training.proto\x12\x08rebus.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x15rebus/v1/common.proto\x1a\x1crebus/v1/contamination.proto\x1a\x16rebus/v1/options.proto\"\x8c\x01\n\x0cMixtureShare\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x12\n\nnum_tokens\x18\x05 \x01(\x03\x12\x12\n\nnum_images\x18\x06 \x01(\x03\"\xfd\x06\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1f\n\x06recipe\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12u\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x1b.rebus.v1.Run.DatasetsEntryBF\xbaHC\x9a\x01@\x08\x01\x10@*:r826^datasets/[a-z0-9][a-z0-9-]{0,62}/versions/[0-9]{1,9}$\x12 \n\x04seed\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x80\x80\x80\x10(\x00H\x00\x88\x01\x01\x12\x1b\n\rrecipe_digest\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rcode_revision\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ncheckpoint\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\x07mixture\x18\x08 \x03(\x0b\x32\x16.rebus.v1.MixtureShareB\x04\xe2\x41\x01\x03\x12\x12\n\x04step\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07metrics\x18\n \x03(\x0b\x32\x1a.rebus.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12&\n\x03job\x18\x0b \x01(\x0b\x32\x13.rebus.v1.JobStatusB\x04\xe2\x41\x01\x03\x12\x46\n\x12\x62\x65nchmark_versions\x18\x0c \x03(\x0b\x32$.rebus.v1.Run.BenchmarkVersionsEntryB\x04\xe2\x41\x01\x03\x12\x34\n\rcontamination\x18\r \x03(\x0b\x32\x17.rebus.v1.ContaminationB\x04\xe2\x41\x01\x03\x12>\n\x0emodel_versions\x18\x0e \x03(\x0b\x32 .rebus.v1.Run.ModelVersionsEntryB\x04\xe2\x41\x01\x03\x1a/\n\rDatasetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16\x42\x65nchmarkVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12ModelVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x1e\xea\x41\x1b\n\rrebus.dev/Run\x12\nruns/{run}B\x07\n\x05_seed\"T\n\x10\x43reateRunRequest\x12\"\n\x03run\x18\x01 \x01(\x0b\x32\r.rebus.v1.RunB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"D\n\rGetRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.rebus.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x0fWatchRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x0b\x61\x66ter_event\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"e\n\x10\x43\x61ncelRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"e\n\x10ResumeRunRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^runs/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x32\x9b\x03\n\x0fTrainingService\x12>\n\tCreateRun\x12\x1a.rebus.v1.CreateRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12\x38\n\x06GetRun\x12\x17.rebus.v1.GetRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x01\x12I\n\x08ListRuns\x12\x19.rebus.v1.ListRunsRequest\x1a\x1a.rebus.v1.ListRunsResponse\"\x06\xc2\xf3\x18\x02\x08\x01\x12\x43\n\x08WatchRun\x12\x19.rebus.v1.WatchRunRequest\x1a\x12.rebus.v1.JobEvent\"\x06\xc2\xf3\x18\x02\x08\x01\x30\x01\x12>\n\tCancelRun\x12\x1a.rebus.v1.CancelRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x12>\n\tResumeRun\x12\x1a.rebus.v1.ResumeRunRequest\x1a\r.rebus.v1.Run\"\x06\xc2\xf3\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUN_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_RUN_BENCHMARKVERSIONSENTRY']._loaded_options = None
   _globals['_RUN_BENCHMARKVERSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_RUN_MODELVERSIONSENTRY']._loaded_options = None
+  _globals['_RUN_MODELVERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_RUN'].fields_by_name['name']._loaded_options = None
   _globals['_RUN'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_RUN'].fields_by_name['recipe']._loaded_options = None
@@ -69,6 +71,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUN'].fields_by_name['benchmark_versions']._serialized_options = b'\342A\001\003'
   _globals['_RUN'].fields_by_name['contamination']._loaded_options = None
   _globals['_RUN'].fields_by_name['contamination']._serialized_options = b'\342A\001\003'
+  _globals['_RUN'].fields_by_name['model_versions']._loaded_options = None
+  _globals['_RUN'].fields_by_name['model_versions']._serialized_options = b'\342A\001\003'
   _globals['_RUN']._loaded_options = None
   _globals['_RUN']._serialized_options = b'\352A\033\n\rrebus.dev/Run\022\nruns/{run}'
   _globals['_CREATERUNREQUEST'].fields_by_name['run']._loaded_options = None
@@ -108,27 +112,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MIXTURESHARE']._serialized_start=204
   _globals['_MIXTURESHARE']._serialized_end=344
   _globals['_RUN']._serialized_start=347
-  _globals['_RUN']._serialized_end=1122
-  _globals['_RUN_DATASETSENTRY']._serialized_start=928
-  _globals['_RUN_DATASETSENTRY']._serialized_end=975
-  _globals['_RUN_METRICSENTRY']._serialized_start=977
-  _globals['_RUN_METRICSENTRY']._serialized_end=1023
-  _globals['_RUN_BENCHMARKVERSIONSENTRY']._serialized_start=1025
-  _globals['_RUN_BENCHMARKVERSIONSENTRY']._serialized_end=1081
-  _globals['_CREATERUNREQUEST']._serialized_start=1124
-  _globals['_CREATERUNREQUEST']._serialized_end=1208
-  _globals['_GETRUNREQUEST']._serialized_start=1210
-  _globals['_GETRUNREQUEST']._serialized_end=1278
-  _globals['_LISTRUNSREQUEST']._serialized_start=1280
-  _globals['_LISTRUNSREQUEST']._serialized_end=1355
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1357
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1429
-  _globals['_WATCHRUNREQUEST']._serialized_start=1431
-  _globals['_WATCHRUNREQUEST']._serialized_end=1531
-  _globals['_CANCELRUNREQUEST']._serialized_start=1533
-  _globals['_CANCELRUNREQUEST']._serialized_end=1634
-  _globals['_RESUMERUNREQUEST']._serialized_start=1636
-  _globals['_RESUMERUNREQUEST']._serialized_end=1737
-  _globals['_TRAININGSERVICE']._serialized_start=1740
-  _globals['_TRAININGSERVICE']._serialized_end=2151
+  _globals['_RUN']._serialized_end=1240
+  _globals['_RUN_DATASETSENTRY']._serialized_start=992
+  _globals['_RUN_DATASETSENTRY']._serialized_end=1039
+  _globals['_RUN_METRICSENTRY']._serialized_start=1041
+  _globals['_RUN_METRICSENTRY']._serialized_end=1087
+  _globals['_RUN_BENCHMARKVERSIONSENTRY']._serialized_start=1089
+  _globals['_RUN_BENCHMARKVERSIONSENTRY']._serialized_end=1145
+  _globals['_RUN_MODELVERSIONSENTRY']._serialized_start=1147
+  _globals['_RUN_MODELVERSIONSENTRY']._serialized_end=1199
+  _globals['_CREATERUNREQUEST']._serialized_start=1242
+  _globals['_CREATERUNREQUEST']._serialized_end=1326
+  _globals['_GETRUNREQUEST']._serialized_start=1328
+  _globals['_GETRUNREQUEST']._serialized_end=1396
+  _globals['_LISTRUNSREQUEST']._serialized_start=1398
+  _globals['_LISTRUNSREQUEST']._serialized_end=1473
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1475
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1547
+  _globals['_WATCHRUNREQUEST']._serialized_start=1549
+  _globals['_WATCHRUNREQUEST']._serialized_end=1649
+  _globals['_CANCELRUNREQUEST']._serialized_start=1651
+  _globals['_CANCELRUNREQUEST']._serialized_end=1752
+  _globals['_RESUMERUNREQUEST']._serialized_start=1754
+  _globals['_RESUMERUNREQUEST']._serialized_end=1855
+  _globals['_TRAININGSERVICE']._serialized_start=1858
+  _globals['_TRAININGSERVICE']._serialized_end=2269
 # @@protoc_insertion_point(module_scope)

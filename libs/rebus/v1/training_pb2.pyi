@@ -29,7 +29,7 @@ class MixtureShare(_message.Message):
     def __init__(self, source: _Optional[str] = ..., dataset_version: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_tokens: _Optional[int] = ..., num_images: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("name", "recipe", "datasets", "seed", "recipe_digest", "code_revision", "checkpoint", "mixture", "step", "metrics", "job", "benchmark_versions", "contamination")
+    __slots__ = ("name", "recipe", "datasets", "seed", "recipe_digest", "code_revision", "checkpoint", "mixture", "step", "metrics", "job", "benchmark_versions", "contamination", "model_versions")
     class DatasetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,13 @@ class Run(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ModelVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DATASETS_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +71,7 @@ class Run(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     BENCHMARK_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     CONTAMINATION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     recipe: str
     datasets: _containers.ScalarMap[str, str]
@@ -77,7 +85,8 @@ class Run(_message.Message):
     job: _common_pb2.JobStatus
     benchmark_versions: _containers.ScalarMap[str, str]
     contamination: _containers.RepeatedCompositeFieldContainer[_contamination_pb2.Contamination]
-    def __init__(self, name: _Optional[str] = ..., recipe: _Optional[str] = ..., datasets: _Optional[_Mapping[str, str]] = ..., seed: _Optional[int] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., checkpoint: _Optional[str] = ..., mixture: _Optional[_Iterable[_Union[MixtureShare, _Mapping]]] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ..., benchmark_versions: _Optional[_Mapping[str, str]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ...) -> None: ...
+    model_versions: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., recipe: _Optional[str] = ..., datasets: _Optional[_Mapping[str, str]] = ..., seed: _Optional[int] = ..., recipe_digest: _Optional[str] = ..., code_revision: _Optional[str] = ..., checkpoint: _Optional[str] = ..., mixture: _Optional[_Iterable[_Union[MixtureShare, _Mapping]]] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., job: _Optional[_Union[_common_pb2.JobStatus, _Mapping]] = ..., benchmark_versions: _Optional[_Mapping[str, str]] = ..., contamination: _Optional[_Iterable[_Union[_contamination_pb2.Contamination, _Mapping]]] = ..., model_versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateRunRequest(_message.Message):
     __slots__ = ("run", "request_id")

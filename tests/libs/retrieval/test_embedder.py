@@ -15,17 +15,22 @@ from rebus.models import save_model
 from rebus.models.feature_cache import encode_images
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.retrieval import Embedder, embedder
+from rebus.retrieval.embedder import DualEncoderEmbedder
 from tests.libs.retrieval import tiny
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> DualEncoderEmbedder:
     folder = tmp_path_factory.mktemp("model")
     save_model(tiny.model(), folder)
-    return Embedder.load(folder)
+    found = Embedder.load(folder)
+    assert isinstance(found, DualEncoderEmbedder)
+    return found
 
 
-def test_batches_equal_single_calls_whatever_the_chunks(loaded: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_equal_single_calls_whatever_the_chunks(
+    loaded: DualEncoderEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts, images = [f"text {at}" for at in range(7)], [tiny.picture(at) for at in range(5)]
     one_by_one = np.concatenate([loaded.embed_texts([text]) for text in texts])
     alone = np.concatenate([loaded.embed_images([image]) for image in images])
@@ -36,13 +41,13 @@ def test_batches_equal_single_calls_whatever_the_chunks(loaded: Embedder, monkey
     assert np.linalg.norm(one_by_one, axis=1) == pytest.approx(1.0)
 
 
-def test_cached_features_embed_as_the_image_does(loaded: Embedder) -> None:
+def test_cached_features_embed_as_the_image_does(loaded: DualEncoderEmbedder) -> None:
     images = [tiny.picture(at) for at in range(3)]
     features = encode_images(loaded.model.vision_encoder, loaded.processor, images)
     np.testing.assert_allclose(loaded.embed_features(features), loaded.embed_images(images), atol=1e-5)
 
 
-def test_threads_get_what_one_caller_gets(loaded: Embedder) -> None:
+def test_threads_get_what_one_caller_gets(loaded: DualEncoderEmbedder) -> None:
     images = [tiny.picture(at) for at in range(6)]
     alone = [loaded.embed_images([image]) for image in images]
     with ThreadPoolExecutor(4) as pool:
@@ -50,17 +55,17 @@ def test_threads_get_what_one_caller_gets(loaded: Embedder) -> None:
     np.testing.assert_allclose(np.concatenate(together), np.concatenate(alone), atol=1e-5)
 
 
-def test_nothing_in_gives_nothing_out(loaded: Embedder) -> None:
+def test_nothing_in_gives_nothing_out(loaded: DualEncoderEmbedder) -> None:
     assert loaded.embed_texts([]).shape == loaded.embed_images([]).shape == (0, loaded.dimension)
 
 
-def test_a_broken_image_is_named_across_chunks(loaded: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_image_is_named_across_chunks(loaded: DualEncoderEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedder, "_IMAGES_AT_A_TIME", 2)
     with pytest.raises(InvalidArgumentError, match=r"images\[3\]"):
         loaded.embed_images([tiny.picture(0)] * 3 + [b"GIF89a"])
 
 
-def test_too_many_inputs_are_refused(loaded: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_inputs_are_refused(loaded: DualEncoderEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedder, "MAX_INPUTS", 2)
     with pytest.raises(ResourceExhaustedError, match="3 inputs"):
         loaded.embed_texts(["a"] * 3)
@@ -79,7 +84,7 @@ def test_a_model_that_generates_does_not_embed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["texts", "images"])
 def test_embedding_stops_between_batches_when_its_call_ends(
-    loaded: Embedder, monkeypatch: pytest.MonkeyPatch, kind: str
+    loaded: DualEncoderEmbedder, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(embedder, "_TEXTS_AT_A_TIME", 1)
     monkeypatch.setattr(embedder, "_IMAGES_AT_A_TIME", 1)

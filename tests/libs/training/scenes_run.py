@@ -105,19 +105,38 @@ class Recorder:
         self.streams[state.step] = state.stream
 
 
-def execute(plan: TrainingRecipe, recorder: Recorder, *, seed: int = 0, resume_from: Path | None = None) -> Trained:
+def execute(
+    plan: TrainingRecipe,
+    recorder: Recorder,
+    *,
+    seed: int = 0,
+    resume_from: Path | None = None,
+    start_from: Mapping[str, Path] | None = None,
+) -> Trained:
+    given = context(plan, recorder.folder, seed=seed, resume_from=resume_from, start_from=start_from)
+    return train(registry.build("task", plan.task), given, recorder)
+
+
+def context(
+    plan: TrainingRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    resume_from: Path | None = None,
+    start_from: Mapping[str, Path] | None = None,
+) -> TaskContext:
     rows = samples()
     sources = {
         name: SampleList([s for s in rows if not binding.sources or s.source in binding.sources])
         for name, binding in plan.data.items()
     }
-    context = TaskContext(
+    return TaskContext(
         recipe=plan,
         sources=sources,
         versions=dict.fromkeys(plan.data, "test"),
         resume_from=resume_from,
-        cache_dir=recorder.folder,
+        start_from=start_from or {},
+        cache_dir=folder,
         seed=seed,
         progress=lambda message: None,
     )
-    return train(registry.build("task", plan.task), context, recorder)

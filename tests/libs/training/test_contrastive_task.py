@@ -21,11 +21,12 @@ from rebus.data.sample import Sample, Segment
 from rebus.data.stream import StreamState
 from rebus.errors import InvalidArgumentError
 from rebus.retrieval import Embedder
+from rebus.training.captions import _captions, counted, draw
 from rebus.training.loop import Trained, train
 from rebus.training.recipe import Stage, TrainingRecipe, load_recipe, recipe_from_mapping
 from rebus.training.sources import SampleList
 from rebus.training.task import Batch, TaskContext
-from rebus.training.tasks.contrastive import ContrastiveTask, _captions, _counted
+from rebus.training.tasks.contrastive import ContrastiveTask
 from tests.libs.training.scenes_run import Recorder, Stop
 
 RECIPES = Path(__file__).resolve().parents[3] / "pipelines" / "recipes"
@@ -225,7 +226,7 @@ def test_what_pairs_cannot_do_is_named(tmp_path: Path, change: dict[str, Any], f
 
 
 def test_two_of_a_family_are_neither_alike_nor_unlike() -> None:
-    assert _counted(["a", "b", "a"]).tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+    assert counted(["a", "b", "a"]).tolist() == [[True, True, False], [True, True, True], [False, True, True]]
 
 
 def test_captions_are_drawn_by_the_weight_of_their_language(tmp_path: Path) -> None:
@@ -233,7 +234,8 @@ def test_captions_are_drawn_by_the_weight_of_their_language(tmp_path: Path) -> N
     task = prepared(plan, tmp_path)
     english = {tuple(ids) for ids in task._pairs["pictures"].captions[0][0:1]}
     rng = np.random.default_rng(0)
-    drawn = [tuple(task._pairs["pictures"].draw_caption(0, rng)) in english for _ in range(2000)]
+    pairs = task._pairs["pictures"]
+    drawn = [tuple(draw(pairs.captions[0], pairs.odds[0], rng)) in english for _ in range(2000)]
     assert np.mean(drawn) == pytest.approx(0.75, abs=0.03)  # three standard errors
 
     binding = plan.data["pictures"]
@@ -250,7 +252,7 @@ def test_a_trained_encoder_is_demanded(tmp_path: Path) -> None:
 
 def test_a_loss_of_another_model_is_refused(tmp_path: Path) -> None:
     plan = recipe(stages=[{**RECIPE["stages"][0], "objectives": [{"name": "language-modeling"}]}])
-    with pytest.raises(InvalidArgumentError, match="'language-modeling' is not a loss of a dual encoder"):
+    with pytest.raises(InvalidArgumentError, match="'language-modeling' is not a loss of pairs"):
         execute(plan, Recorder(tmp_path / "run"))
 
 

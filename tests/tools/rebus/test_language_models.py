@@ -99,6 +99,21 @@ def test_a_versions_decoder_is_exported(rebus: Command, store: Store, tmp_path: 
     torch.testing.assert_close(theirs(ids).logits, decoder.logits(hidden))
 
 
+def test_an_imported_model_becomes_a_version(rebus: Command, tmp_path: Path) -> None:
+    peer("llama").save_pretrained(tmp_path / "hf")
+    assert rebus("models", "import", "hf", tmp_path / "hf", tmp_path / "lm").exit_code == 0
+    for _ in range(2):  # the same files are the same version
+        result = rebus("models", "add", "lm", tmp_path / "lm", "--from", "tiny LLaMA", "--format", "json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["name"] == "models/lm/versions/1"
+    result = rebus("models", "card", "lm")
+    assert result.stdout == (tmp_path / "lm" / "model.md").read_text()
+    (tmp_path / "lm" / "model.safetensors").write_bytes(b"")
+    result = rebus("models", "add", "lm", tmp_path / "lm")
+    assert result.exit_code != 0
+    assert "model.safetensors: unreadable" in result.stderr
+
+
 def test_what_goes_wrong_is_said_in_a_line(rebus: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     peer("llama").save_pretrained(tmp_path / "hf")

@@ -1,4 +1,4 @@
-"""``rebus models import``, ``export`` and ``card``: what works on files of models, in a folder or in the store."""
+"""``rebus models import``, ``add``, ``export``, ``card``: models as files, in a folder or the store."""
 
 from __future__ import annotations
 
@@ -48,6 +48,29 @@ def import_model(
         "vocabulary": model.config.vocab_size,
     }
     _print(done, format)
+
+
+@stored
+def add(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="The model; it is made if there is none.")],
+    folder: Annotated[Path, typer.Argument(help="A model folder, as import makes one.")],
+    imported_from: Annotated[
+        str | None, typer.Option("--from", help="What it was made of, for the lineage; without it, the folder's name.")
+    ] = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Makes a model folder the next version of a model in the store, so that recipes can start from it."""
+    from rebus.models import load_model
+    from rebus.store import Store, model_versions
+
+    path = _absolute(folder)
+    load_model(path)  # refuses what is not whole before anything is stored
+    version = model_versions.import_folder(
+        Store.open(session.store_url), names.full("models", model), path, imported_from=imported_from or path.name
+    )
+    done = {"name": version.name, "architecture": version.architecture, "parameters": version.num_parameters}
+    _print({**done, "digest": version.digest}, format)
 
 
 @stored

@@ -19,8 +19,11 @@ from tools.rebus.commands import language_models
 from tools.rebus.output import Format, FormatOption, LimitOption, ago, print_fields, print_json, print_table, say
 from tools.rebus.session import Session, connected
 
-app = typer.Typer(no_args_is_help=True, help="Models: list, show, card, register a run, set an alias, import, export.")
+app = typer.Typer(
+    no_args_is_help=True, help="Models: list, show, card, register a run, set an alias, import, add, export."
+)
 app.command("import")(language_models.import_model)
+app.command("add")(language_models.add)
 app.command("export")(language_models.export_model)
 app.command("card")(language_models.card)
 ModelArgument = Annotated[str, typer.Argument(help="The model.")]
@@ -114,6 +117,7 @@ def _print_version(version: ModelVersion, format: Format) -> None:
         ("recipe digest", version.recipe_digest),
         ("code", version.code_revision),
         ("parents", ", ".join(version.parents)),
+        ("imported from", version.imported_from),
         ("digest", version.digest),
     ]
     fields += [

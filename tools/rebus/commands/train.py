@@ -94,6 +94,7 @@ def _print_run(run: Run, format: Format) -> None:
         ("step", run.step),
         ("seed", run.seed),
         *((f"dataset {name}", version) for name, version in sorted(run.datasets.items())),
+        ("started from", ", ".join(sorted(set(run.model_versions.values())))),
         *((key.replace("_", " "), value) for key, value in sorted(run.metrics.items())),
         ("checkpoint", run.checkpoint),
         ("recipe digest", run.recipe_digest),

@@ -36,7 +36,7 @@ class SceneCaptions:
     """
 
     version = "1"
-    architecture = "mllm"
+    architectures = ("mllm",)
 
     def __init__(self, config: CaptionsConfig) -> None:
         self.config = config

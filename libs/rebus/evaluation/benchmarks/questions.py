@@ -39,7 +39,7 @@ class SceneQuestions:
     """Exact match by kind of question about one image, and MME's yes/no pairs about what the image holds."""
 
     version = "1"
-    architecture = "mllm"
+    architectures = ("mllm",)
 
     def __init__(self, config: QuestionsConfig) -> None:
         self.config = config
@@ -60,7 +60,7 @@ class SceneDifferences:
     """Exact match of questions that need several images at once: what changed, which holds more."""
 
     version = "1"
-    architecture = "mllm"
+    architectures = ("mllm",)
 
     def __init__(self, config: QuestionsConfig) -> None:
         self.config = config

@@ -49,7 +49,7 @@ class ImageTextRetrieval:
     """
 
     version = "1"
-    architecture = "dual-encoder"
+    architectures = ("dual-encoder", "mllm-embedder")
 
     def __init__(self, config: RetrievalConfig) -> None:
         self.config = config

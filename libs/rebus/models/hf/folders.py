@@ -86,6 +86,8 @@ def export_folder(
     decoder = getattr(model, "decoder", None)
     if not isinstance(decoder, Decoder) or not isinstance(model, CausalLm | Mllm):
         raise FailedPreconditionError(f"a {type(model).__name__} has no decoder to export")
+    if isinstance(model, Mllm) and model.config.cross_attention is not None:
+        raise FailedPreconditionError("neither a LLaVA nor a language model has cross_attention to images")
     specials = model.config.special_tokens
     if specials == SpecialTokens():
         specials = tokenizer_specials(source)

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebus import registry
-from rebus.data.loader import load_samples
-from rebus.data.sample import Sample
 from rebus.data.stream import Step, StreamState, by_source
 from rebus.errors import invalid
 from rebus.models import feature_cache
@@ -26,11 +23,13 @@ from rebus.models.io import save_model
 from rebus.models.text_encoders.base import TokenIds
 from rebus.objectives.contrastive import PairObjective, Pairs
 from rebus.registry import register
+from rebus.training.captions import captioned_rows, counted, draw
 from rebus.training.draws import stage_key, stage_steps
-from rebus.training.recipe import DataBinding, Stage, mixer_of
+from rebus.training.recipe import Stage, mixer_of
 from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
 
-_REPORT_ROWS = 256
+# Name, weight, loss.
+WeightedObjective = tuple[str, float, PairObjective]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class ContrastiveTask:
 
     def __init__(self, config: ContrastiveTaskConfig) -> None:
         self._config = config
-        self._objectives: dict[str, list[tuple[str, float, PairObjective]]] = {}
+        self._objectives: dict[str, list[WeightedObjective]] = {}
 
     def prepare(self, context: TaskContext) -> DualEncoder:
         """Computes or fetches the image features, tokenizes the captions and builds the model."""
@@ -94,17 +93,9 @@ class ContrastiveTask:
         }
 
     def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
-        """Draws images, and of each one caption.
-
-        Raises ``InvalidArgumentError`` for packing and for a mixer that learns: pairs are no sequences, and a loss over
-        all pairs of a batch is no source's own.
-        """
+        """Draws images, and of each one caption; raises what ``check_pair_stage`` raises."""
         sizes = {name: len(pairs.captions) for name, pairs in self._pairs.items()}
-        where = f"recipe.stages.{stage.name}"
-        if stage.pack is not None:
-            raise invalid(f"{where}.pack", "pairs of images and captions are not packed")
-        if mixer_of(stage, sizes, key=()).learns:
-            raise invalid(f"{where}.mixer.name", f"{stage.mixer['name']!r} needs a loss by source, pairs have none")
+        check_pair_stage(stage, sizes)
         for step in stage_steps(stage, sizes, seed=self._seed, state=state, rewards=rewards):
             yield self._batch(stage, step)
 
@@ -119,14 +110,14 @@ class ContrastiveTask:
             rng = np.random.default_rng(
                 [*stage_key(self._seed, stage), zlib.crc32(source.encode()), step.state.step - 1]
             )
-            drawn = [pairs.draw_caption(row, rng) for row in rows]
+            drawn = [draw(pairs.captions[row], pairs.odds[row], rng) for row in rows]
             features.append(pairs.features[torch.tensor(rows)])
             tokens += drawn
             families += [pairs.families[row] for row in rows]
             consumed[source] = Consumed(
                 samples=len(rows), images=len(rows), tokens=sum(len(caption) for caption in drawn)
             )
-        data = PairBatch(features=torch.cat(features), tokens=tokens, counted=_counted(families))
+        data = PairBatch(features=torch.cat(features), tokens=tokens, counted=counted(families))
         return Batch(
             data=data, num_bytes=data.features.nbytes, consumed=consumed, samples=step.samples, stream=step.state
         )
@@ -153,18 +144,33 @@ class ContrastiveTask:
         """Writes ``config.json``, ``model.md`` and ``model.safetensors``, the frozen encoder's weights included."""
         save_model(model, folder)
 
-    def _stage_objectives(self, stage: Stage) -> list[tuple[str, float, PairObjective]]:
+    def _stage_objectives(self, stage: Stage) -> list[WeightedObjective]:
         if stage.name not in self._objectives:
-            built: list[tuple[str, float, PairObjective]] = []
-            for spec in stage.objectives or [{"name": "contrastive"}]:
-                objective = registry.build("objective", {k: v for k, v in spec.items() if k != "weight"})
-                if not isinstance(objective, PairObjective):
-                    raise invalid(
-                        f"recipe.stages.{stage.name}.objectives", f"{spec['name']!r} is not a loss of a dual encoder"
-                    )
-                built.append((str(spec["name"]), float(spec.get("weight", 1.0)), objective))
-            self._objectives[stage.name] = built
+            self._objectives[stage.name] = pair_objectives(stage)
         return self._objectives[stage.name]
+
+
+def pair_objectives(stage: Stage) -> list[WeightedObjective]:
+    """The stage's objectives over pairs, built; ``InvalidArgumentError`` for one that is none."""
+    built: list[WeightedObjective] = []
+    for spec in stage.objectives or [{"name": "contrastive"}]:
+        objective = registry.build("objective", {k: v for k, v in spec.items() if k != "weight"})
+        if not isinstance(objective, PairObjective):
+            raise invalid(f"recipe.stages.{stage.name}.objectives", f"{spec['name']!r} is not a loss of pairs")
+        built.append((str(spec["name"]), float(spec.get("weight", 1.0)), objective))
+    return built
+
+
+def check_pair_stage(stage: Stage, sizes: Mapping[str, int]) -> None:
+    """``InvalidArgumentError`` for packing and for a mixer that learns.
+
+    Pairs are no sequences, and a loss over all pairs of a batch is no source's own.
+    """
+    where = f"recipe.stages.{stage.name}"
+    if stage.pack is not None:
+        raise invalid(f"{where}.pack", "pairs of images and captions are not packed")
+    if mixer_of(stage, sizes, key=()).learns:
+        raise invalid(f"{where}.mixer.name", f"{stage.mixer['name']!r} needs a loss by source, pairs have none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,39 +184,18 @@ class _SourcePairs:
     odds: Sequence[NDArray[np.float64]]
     families: Sequence[str]
 
-    def draw_caption(self, row: int, rng: np.random.Generator) -> TokenIds:
-        """One caption of the image at ``row``."""
-        return self.captions[row][int(np.searchsorted(self.odds[row].cumsum(), rng.random(), side="right"))]
-
 
 def _read_pairs(
     name: str, source: SampleSource, context: TaskContext, model: DualEncoder, language_weights: Mapping[str, float]
 ) -> _SourcePairs:
-    """Reads captions and features of every row that has an image and a caption that may be drawn."""
-    binding = context.recipe.data[name]
-    indices: list[int] = []
-    captions: list[list[TokenIds]] = []
-    odds: list[NDArray[np.float64]] = []
-    families: list[str] = []
-
-    def read(sample: Sample) -> tuple[str, list[tuple[str, float]]]:
-        told = [] if sample.first_image is None else _captions(sample, binding, language_weights)
-        return sample.family or sample.id, told
-
-    rows = load_samples(source, range(len(source)), read, size=lambda _: 1)
-    for index, (family, told) in enumerate(rows):
-        if index % _REPORT_ROWS == 0:
-            context.progress(f"reading captions of {name}: {index} of {len(source)} rows")
-        if told:
-            indices.append(index)
-            captions.append(model.text_encoder.tokenize([text for text, _ in told]))
-            weights = np.array([weight for _, weight in told])
-            odds.append(weights / weights.sum())
-            families.append(family)
-    if not indices:
-        raise invalid(f"recipe.data.{name}", "no row has both an image and a caption")
-    features = _features(name, source, np.array(indices), context, model)
-    return _SourcePairs(features=features, captions=captions, odds=odds, families=families)
+    """Captions and features of every row that has an image and a caption that may be drawn."""
+    found = captioned_rows(name, source, context, language_weights)
+    return _SourcePairs(
+        features=_features(name, source, found.indices, context, model),
+        captions=[model.text_encoder.tokenize(told) for told in found.captions],
+        odds=found.odds,
+        families=found.families,
+    )
 
 
 def _features(
@@ -238,26 +223,3 @@ def _features(
         progress=lambda done, total: context.progress(f"features of {name}: {done} of {total} images"),
     )
     return features.take(np.arange(len(features)))
-
-
-def _captions(sample: Sample, binding: DataBinding, language_weights: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Texts that describe the sample's image, each with its weight; those of weight 0 are left out.
-
-    ``metadata["languages"]`` holds the language of branch 1, 2, ... where a source knows it.
-    """
-    languages: Sequence[Any] = sample.metadata.get("languages", ())
-    found: list[tuple[str, float]] = []
-    for segment in sample.segments:
-        if segment.type != "text" or not segment.text or (binding.tasks and segment.task not in binding.tasks):
-            continue
-        language = str(languages[segment.branch - 1]) if 0 < segment.branch <= len(languages) else ""
-        weight = language_weights.get(language, 1.0)
-        if weight > 0:
-            found.append((segment.text, weight))
-    return found
-
-
-def _counted(families: Sequence[str]) -> Tensor:
-    """bool ``[B, B]``: every pair but those of two rows of one family, which are not known to be unlike."""
-    numbers = torch.from_numpy(np.unique(np.array(families), return_inverse=True)[1])
-    return (numbers[:, None] != numbers[None, :]) | torch.eye(len(families), dtype=torch.bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +15,29 @@ from rebus import registry
 from rebus.data.encoding import Encoder, EncodingConfig, Row
 from rebus.data.loader import load_samples
 from rebus.data.mixers import odm
-from rebus.data.preprocess import ImageProcessorConfig
-from rebus.data.preprocess.media import MediaSettings
 from rebus.data.preprocess.reading import MediaReader, Medium
 from rebus.data.sample import Sample
 from rebus.data.stream import Drawn, PackConfig, Size, Step, StreamState, by_source
-from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import invalid
-from rebus.models.audio import AudioConfig
-from rebus.models.encoders.base import Pretrained
-from rebus.models.encoders.video import FramePositionsConfig
 from rebus.models.io import save_model
 from rebus.models.media import collate, encoder_of, reader_of
-from rebus.models.mllm import Mllm, MllmConfig
+from rebus.models.mllm import Mllm
 from rebus.models.moe import peek_routing, take_routing
 from rebus.models.packing import pack_rows
 from rebus.objectives.base import MllmBatch, MllmOutputs, Objective
 from rebus.objectives.language_modeling import document_losses
-from rebus.registry import Spec, register
-from rebus.training.checkpoints import MODEL_FOLDER
+from rebus.registry import register
 from rebus.training.draws import stage_steps
 from rebus.training.recipe import Stage, mixer_of
 from rebus.training.task import Batch, Consumed, Rewards, SampleSource, StepOutput, TaskContext
-
-_READ_ROWS = 256
+from rebus.training.tasks.mllm_start import STARTABLE
+from rebus.training.tasks.new_mllm import NewMllmConfig, mllm_parts, new_mllm
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmTaskConfig:
+class MllmTaskConfig(NewMllmConfig):
     """The model and how its data is prepared."""
 
-    encoder: Spec = registry.component("encoder", "vit")
-    connector: Spec = registry.component("connector", "mlp")
-    decoder: Spec = registry.component("decoder", "llama")
-    # The tokenizer is trained on the recipe's data.
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    preprocess: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
-    encoding: EncodingConfig = field(default_factory=EncodingConfig)
-    # For tiles, videos and sound; see ``MllmConfig``.
-    media: MediaSettings | None = None
-    audio: AudioConfig | None = None
-    frame_positions: FramePositionsConfig | None = None
     # Memory for rows kept decoded and encoded; beyond it rows are prepared anew each time they are drawn.
     cache_mib: int = 1024
 
@@ -68,35 +50,19 @@ class MllmTaskConfig:
 class MllmTask:
     """Rows drawn from a weighted mixture, packed without padding, under any objectives of the registry."""
 
+    startable = STARTABLE
+
     def __init__(self, config: MllmTaskConfig) -> None:
         self._config = config
         self._objectives: dict[str, list[tuple[str, float, Objective]]] = {}
 
     def prepare(self, context: TaskContext) -> Mllm:
-        """Trains (or, on resume, loads) the tokenizer and builds the model, its encoder with its published weights."""
+        """Trains (or, on resume, loads) the tokenizer and builds the model, its encoder with its published weights.
+
+        Parts that the recipe takes from other models come with theirs, the decoder with its tokenizer.
+        """
         self._context = context
-        if context.resume_from is not None:
-            tokenizer = Tokenizer.load(context.resume_from / MODEL_FOLDER)
-        else:
-            context.progress("training the tokenizer")
-            tokenizer = Tokenizer.train(_texts(context, self._config.tokenizer.max_texts), self._config.tokenizer)
-        torch.manual_seed(context.seed)
-        config = MllmConfig(
-            encoder=self._config.encoder,
-            connector=self._config.connector,
-            decoder=self._config.decoder,
-            vocab_size=tokenizer.vocab_size,
-            image_token_id=tokenizer.image_token_id,
-            preprocess=self._config.preprocess,
-            encoding=self._config.encoding,
-            media=self._config.media,
-            audio=self._config.audio,
-            frame_positions=self._config.frame_positions,
-        )
-        model = Mllm(config)
-        for part in model.modules():
-            if isinstance(part, Pretrained):
-                part.load_pretrained()
+        model, tokenizer, self._config = new_mllm(self._config, context)
         self._tokenizer = tokenizer
         self._reader = reader_of(model)
         encoder = encoder_of(model, tokenizer)
@@ -108,16 +74,9 @@ class MllmTask:
         return model
 
     def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
-        """``embeddings`` is the decoder's word table, which is also a part of ``decoder``."""
+        """See ``mllm_parts``."""
         assert isinstance(model, Mllm)
-        optional = {"audio": model.audio, "frame_positions": model.frame_positions}
-        return {
-            "vision_encoder": model.vision_encoder,
-            "connector": model.connector,
-            "decoder": model.decoder,
-            "embeddings": model.decoder.embed_tokens,
-            **{name: part for name, part in optional.items() if part is not None},
-        }
+        return mllm_parts(model)
 
     def batches(self, stage: Stage, state: StreamState, rewards: Rewards) -> Iterator[Batch]:
         """Draws, packs and normalises the rows of each step.
@@ -282,21 +241,6 @@ class _Loader:
 def _holds(pack: PackConfig, bounds: EncodingConfig) -> bool:
     """Whether any row within the bounds fits into a pack."""
     return pack.max_tokens >= bounds.max_length_tokens and pack.max_images >= bounds.max_images
-
-
-def _texts(context: TaskContext, limit: int) -> Iterator[str]:
-    """Up to ``limit`` texts, an equal part of each source, in order of its rows."""
-    for source in context.sources.values():
-        left = limit // len(context.sources)
-        for start in range(0, len(source), _READ_ROWS):
-            samples = source.take(range(start, min(start + _READ_ROWS, len(source))))
-            for text in (segment.text for sample in samples for segment in sample.segments if segment.text):
-                if left == 0:
-                    break
-                left -= 1
-                yield text
-            if left == 0:
-                break
 
 
 def _consumed(drawn: Sequence[Drawn], items: Sequence[_Prepared]) -> dict[str, Consumed]:

@@ -40,7 +40,15 @@ PREPROCESSOR: dict[str, Any] = {
 }
 
 
-def llava(tower: str, text: str, *, vision: dict[str, Any] | None = None, seed: int = 0, **changes: Any) -> Any:
+def llava(
+    tower: str,
+    text: str,
+    *,
+    vision: dict[str, Any] | None = None,
+    vocab_size: int = VOCAB,
+    seed: int = 0,
+    **changes: Any,
+) -> Any:
     """A LLaVA with that tower and a text model of ``PEERS``, every weight drawn; its rows hold up to 192 tokens."""
     model_type, values = PEERS[text]
     long = {"n_positions" if model_type == "gpt2" else "max_position_embeddings": 192}
@@ -49,7 +57,7 @@ def llava(tower: str, text: str, *, vision: dict[str, Any] | None = None, seed: 
     specials = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = LlavaConfig(
         vision_config=TOWERS[tower](**VISION | (vision or {})),
-        text_config=CONFIG_MAPPING[model_type](**values | long | untied | specials),
+        text_config=CONFIG_MAPPING[model_type](**values | long | untied | specials | {"vocab_size": vocab_size}),
         **{
             "image_token_index": IMAGE,
             "image_seq_length": IMAGE_TOKENS,
