@@ -15,8 +15,8 @@ from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import GivesLayers, JoinsTiles, ReadsLayers, ReadsPadded, pad
-from rebus.models.encoders.base import ReadsAnyShape
+from rebus.models.connectors.base import JoinsTiles, ReadsLayers, ReadsPadded, pad
+from rebus.models.encoders.base import GivesLayers, ReadsAnyShape
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
 from rebus.registry import Spec
@@ -196,10 +196,8 @@ def _check_layers(layers: Sequence[int], encoder: nn.Module, config: MllmConfig)
     wanted = f"{config.connector['name']!r} reads layers {list(layers)}"
     if not isinstance(encoder, GivesLayers):
         raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} gives only its last")
-    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
-    depth: int | None = getattr(encoder, "num_layers", None)
-    if depth is not None and max(layers) > depth:
-        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {depth}")
+    if max(layers) > encoder.num_layers:
+        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {encoder.num_layers}")
 
 
 def count_parameters(module: nn.Module) -> int:

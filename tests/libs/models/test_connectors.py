@@ -216,8 +216,8 @@ class Layered(LastOnly):
 
     num_layers = 3
 
-    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        return [self.states(pixels)[layer] for layer in layers]
+    def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        return [self.states(inputs)[layer] for layer in layers]
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
 from rebus.models.attention import dense_attention
 from rebus.models.encoders.aim import Aim, AimConfig, prefix_causal_mask
 from rebus.models.encoders.audio_spectrogram import AudioSpectrogramConfig, AudioSpectrogramTransformer
+from rebus.models.encoders.base import GivesLayers
 from rebus.models.encoders.clip import ClipVision, ClipVisionConfig
 from rebus.models.encoders.conv_vit import ConvVit, ConvVitConfig
 from rebus.models.encoders.dinov2 import Dinov2, Dinov2Config
@@ -354,6 +355,14 @@ def test_videos_are_their_frames_told_apart_by_time(positions: Any) -> None:
     assert (encoder.grid, encoder.num_tokens, encoder.image_size, encoder.width) == ((16, 4), 64, 32, 24)
     with pytest.raises(ValueError, match="a video of 5 frames"):
         encoder(torch.zeros(1, 5, 3, 32, 32))
+
+
+def test_a_video_gives_layers_where_its_frames_do() -> None:
+    vit = seeded(lambda: VideoEncoder(VideoEncoderConfig(image={"name": "vit", **SIZES})))
+    assert isinstance(vit, GivesLayers)
+    assert vit.num_layers == 3
+    net = seeded(lambda: VideoEncoder(VideoEncoderConfig(image={"name": "efficientnet-lite0", "image_size": 64})))
+    assert not isinstance(net, GivesLayers)
 
 
 def test_a_model_reads_chosen_layers() -> None:

@@ -1,4 +1,4 @@
-"""What a connector offers, what it may ask of an encoder, and the map that its tokens lie on."""
+"""What a connector offers, which layers it may read, and the map that its tokens lie on."""
 
 # Shape suffixes: N images, T tokens, D width, H rows, W columns.
 
@@ -23,22 +23,13 @@ class Connector(Protocol):
 
 @runtime_checkable
 class ReadsLayers(Protocol):
-    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``."""
+    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``.
 
-    # Ascending. Numbered as transformers' hidden states: 0 is what the first block reads, k what block k gives.
+    The encoder must be a ``GivesLayers``.
+    """
+
+    # Ascending, from 0 on, numbered as by ``encoders.base.GivesLayers``.
     feature_layers: Sequence[int]
-
-
-@runtime_checkable
-class GivesLayers(Protocol):
-    """An encoder that gives what its blocks hold, not only what its last one does."""
-
-    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Features ``[N, T, width]`` of each of ``layers``, numbered as ``ReadsLayers`` says.
-
-        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
-        """
-        ...
 
 
 @runtime_checkable

@@ -26,7 +26,10 @@ def layer_number(layer: int, num_layers: int, *, field: str = "layer") -> int:
 
 
 class LayeredEncoder(nn.Module, ABC):
-    """Inputs embedded as tokens, then blocks, then a norm; features are the tokens on the grid, row by row."""
+    """Inputs embedded as tokens, then blocks, then a norm; features are the tokens on the grid, row by row.
+
+    It is a ``base.GivesLayers``.
+    """
 
     # Width of a token, and the tokens' rows and columns.
     width: int
@@ -62,10 +65,7 @@ class LayeredEncoder(nn.Module, ABC):
         return self.norm(self.hidden_states(self.embed(inputs), [self.num_layers])[0])
 
     def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states ``[N, T, D]`` of each of ``layers``, before the final norm; see ``layer_number``.
-
-        No block beyond the deepest of them runs.
-        """
+        """See ``base.GivesLayers``; no block beyond the deepest of ``layers`` runs."""
         return [self.on_grid(x) for x in self.hidden_states(self.embed(inputs), layers)]
 
     def hidden_states(self, x: Tensor, layers: Sequence[int], attend: Attend = bidirectional) -> list[Tensor]:

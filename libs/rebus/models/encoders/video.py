@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rebus import registry
+from rebus.models.encoders.base import GivesLayers
 from rebus.models.encoders.positions import sinusoids
 from rebus.registry import Spec, register
 
@@ -41,6 +42,8 @@ class VideoEncoder(nn.Module):
         self.image_size, self.width = cast(int, self.image.image_size), cast(int, self.image.width)
         rows, columns = cast(tuple[int, int], self.image.grid)
         self.num_frames = config.num_frames
+        if isinstance(self.image, GivesLayers):  # a video gives layers where its frames do
+            self.num_layers = self.image.num_layers
         # Frames lie one below the other.
         self.grid: tuple[int, int] = (config.num_frames * rows, columns)
         if config.positions == "learned":
@@ -60,9 +63,10 @@ class VideoEncoder(nn.Module):
         """
         return self._in_time(self.image(self._flat(frames)), frames)
 
-    def forward_layers(self, frames: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states ``[N, F * T, D]`` of the image encoder's ``layers``; see its ``forward_layers``."""
-        return [self._in_time(x, frames) for x in self.image.forward_layers(self._flat(frames), layers)]  # pyright: ignore[reportCallIssue]
+    def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Hidden states ``[N, F * T, D]`` of the image encoder's ``layers``; see ``base.GivesLayers``."""
+        image = cast(GivesLayers, self.image)
+        return [self._in_time(x, inputs) for x in image.forward_layers(self._flat(inputs), layers)]
 
     def _flat(self, frames: Tensor) -> Tensor:
         if not 1 <= frames.shape[1] <= self.num_frames:

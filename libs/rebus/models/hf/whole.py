@@ -170,11 +170,6 @@ def read_file(values: Mapping[str, Any], form: type[File], kind: Kind) -> File:
     return replace(file, text_config=text, vision_config=vision)
 
 
-def whole_ties(file: File) -> File:
-    """``file`` of a kind that says itself whether the embedding table is the output layer, whatever its text's part."""
-    return replace(file, text_config={**file.text_config, "tie_word_embeddings": bool(file.tie_word_embeddings)})
-
-
 def find_tower(file: WholeFile, kind: Kind) -> Tower:
     """The tower that the file names; ``InvalidArgumentError`` names what the kind has not or this code cannot do."""
     vision = read_vision(file.vision_config)
@@ -232,7 +227,9 @@ def read_whole(
     ``convert.read_folder`` raises, for the same reasons.
     """
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
-    tensors = _by_published_name(stored_tensors(folder, max_bytes=max_bytes), family, file, tower, kind.names)
+    stored = stored_tensors(folder, max_bytes=max_bytes)
+    file = _untied(file, stored)
+    tensors = _by_published_name(stored, family, file, tower, kind.names)
     decoder, vocab_size = read_config(file.text_config, family)
     check_depth(decoder, tensors, other_layers=max(encoder.num_layers, connector.get("num_layers", 0)))
     image_token_id = getattr(file, kind.image_token)
@@ -255,6 +252,16 @@ def read_whole(
     )
     _load(model, family, tower, kind.names, file, tensors)
     return model.eval()
+
+
+def _untied(file: WholeFile, tensors: Mapping[str, Stored]) -> WholeFile:
+    """The file, whose own word on ties counts more than its part's where an output layer is stored.
+
+    Older files of wholes say False by default, whatever their text models do, and hold no output layer then.
+    """
+    if file.tie_word_embeddings is not False or not any(name.endswith("lm_head.weight") for name in tensors):
+        return file
+    return replace(file, text_config={**file.text_config, "tie_word_embeddings": False})
 
 
 def _load(

@@ -77,6 +77,17 @@ def test_any_one_layer_and_any_ratio(changes: dict[str, Any], vision: dict[str, 
     assert_same_model(ours, AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval())
 
 
+def test_the_whole_says_whether_tables_are_tied(tmp_path: Path) -> None:
+    theirs = internvl("300m", "llama-variants", tie_word_embeddings=False)
+    assert theirs.config.text_config.tie_word_embeddings
+    ours = read_internvl(save(theirs, tmp_path, PREPROCESSOR))
+    assert ours.decoder.lm_head is not None
+    assert_same_model(ours, theirs)
+    change(tmp_path, "config.json", {"tie_word_embeddings": True})
+    with pytest.raises(DataLossError, match="ties the embeddings"):
+        read_internvl(tmp_path)
+
+
 def of_two_projections(state: dict[str, Tensor]) -> None:
     query, key, value = state["blocks.1.qkv_proj.weight"].chunk(3)
     state["blocks.1.qkv_proj.weight"] = torch.cat([key, query, value])
