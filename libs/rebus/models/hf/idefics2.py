@@ -42,7 +42,6 @@ from rebus.models.hf.whole import (
     read_vision,
     read_whole,
     tower_for,
-    whole_ties,
     write_whole,
 )
 from rebus.models.io import CONFIG_FILE
@@ -67,6 +66,7 @@ IDEFICS2 = Kind(
 class Idefics2File(WholeFile):
     """``Idefics2Config`` of transformers, with its defaults."""
 
+    tie_word_embeddings: bool | None = False
     perceiver_config: dict[str, Any] = field(default_factory=dict)
     image_token_id: int = 32_001
 
@@ -92,7 +92,7 @@ def read_idefics2(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
     the same reasons, and what ``read_native`` raises.
     """
     values = read_json(folder / CONFIG_FILE)
-    file = whole_ties(read_file(values, Idefics2File, IDEFICS2))
+    file = read_file(values, Idefics2File, IDEFICS2)
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     resampler = _read_resampler(file, write_config(family, *read_config(file.text_config, family)))
     preprocess = read_native(folder)

@@ -13,7 +13,7 @@ from rebus.models.hf.any_resolution_images import read_any_resolution, write_any
 from rebus.models.hf.convert import MAX_BYTES, MAX_SHARD_BYTES, changed_settings
 from rebus.models.hf.files import read_json
 from rebus.models.hf.llava import LLAVA, LlavaFile, check_llava, check_projector, encoder_of
-from rebus.models.hf.whole import find_tower, read_file, read_whole, whole_ties, write_whole
+from rebus.models.hf.whole import find_tower, read_file, read_whole, write_whole
 from rebus.models.io import CONFIG_FILE
 from rebus.models.mllm import Mllm
 
@@ -33,6 +33,7 @@ _PINPOINTS: Pinpoints = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 
 class LlavaNextFile(LlavaFile):
     """``LlavaNextConfig`` of transformers, with its defaults."""
 
+    tie_word_embeddings: bool | None = False
     # Height and width of the images that are cut into tiles, in pixels.
     image_grid_pinpoints: Pinpoints | None = None
 
@@ -44,7 +45,7 @@ def read_llava_next(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
     the same reasons, and what ``read_any_resolution`` raises.
     """
     values = read_json(folder / CONFIG_FILE)
-    file = whole_ties(read_file(values, LlavaNextFile, LLAVA_NEXT))
+    file = read_file(values, LlavaNextFile, LLAVA_NEXT)
     check_projector(file)
     tower = find_tower(file, LLAVA_NEXT)
     encoder = encoder_of(file, tower)

@@ -170,11 +170,6 @@ def read_file(values: Mapping[str, Any], form: type[File], kind: Kind) -> File:
     return replace(file, text_config=text, vision_config=vision)
 
 
-def whole_ties(file: File) -> File:
-    """``file`` of a kind that says itself whether the embedding table is the output layer, whatever its text's part."""
-    return replace(file, text_config={**file.text_config, "tie_word_embeddings": bool(file.tie_word_embeddings)})
-
-
 def find_tower(file: WholeFile, kind: Kind) -> Tower:
     """The tower that the file names; ``InvalidArgumentError`` names what the kind has not or this code cannot do."""
     vision = read_vision(file.vision_config)
