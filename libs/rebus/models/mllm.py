@@ -14,8 +14,7 @@ from rebus.data.preprocess import ImageProcessorConfig, model_processor
 from rebus.errors import invalid
 from rebus.models.cache import KVCache
 from rebus.models.causal_lm import SpecialTokens
-from rebus.models.connectors.base import ReadsLayers
-from rebus.models.encoders.base import GivesLayers
+from rebus.models.connectors.base import GivesLayers, ReadsLayers
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images
 from rebus.registry import Spec
@@ -153,8 +152,10 @@ def _check_layers(layers: Sequence[int], encoder: nn.Module, config: MllmConfig)
     wanted = f"{config.connector['name']!r} reads layers {list(layers)}"
     if not isinstance(encoder, GivesLayers):
         raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} gives only its last")
-    if max(layers) > encoder.num_layers:
-        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {encoder.num_layers}")
+    # An encoder may leave unsaid how deep it is; then its first forward pass refuses what it has not.
+    depth: int | None = getattr(encoder, "num_layers", None)
+    if depth is not None and max(layers) > depth:
+        raise invalid("model.connector", f"{wanted}, but encoder {config.encoder['name']!r} has {depth}")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -20,9 +20,9 @@ from rebus import registry
 from rebus.data.preprocess import ImageProcessorConfig
 from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
 from rebus.models.attention import dense_attention
+from rebus.models.connectors.base import GivesLayers
 from rebus.models.encoders.aim import Aim, AimConfig, prefix_causal_mask
 from rebus.models.encoders.audio_spectrogram import AudioSpectrogramConfig, AudioSpectrogramTransformer
-from rebus.models.encoders.base import GivesLayers
 from rebus.models.encoders.clip import ClipVision, ClipVisionConfig
 from rebus.models.encoders.conv_vit import ConvVit, ConvVitConfig
 from rebus.models.encoders.dinov2 import Dinov2, Dinov2Config

@@ -1,4 +1,4 @@
-"""What a connector offers, which layers it may read, and the map that its tokens lie on."""
+"""What a connector offers, what it may ask of an encoder, and the map that its tokens lie on."""
 
 # Shape suffixes: N images, T tokens, D width, H rows, W columns.
 
@@ -21,13 +21,30 @@ class Connector(Protocol):
 
 @runtime_checkable
 class ReadsLayers(Protocol):
-    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``.
+    """A connector that is called with a list: the features ``[N, T, width_in]`` of each of ``feature_layers``."""
 
-    The encoder must be a ``GivesLayers``.
+    # Ascending. Numbered as transformers' hidden states: 0 is what the first block reads, k what block k gives.
+    feature_layers: Sequence[int]
+
+
+@runtime_checkable
+class GivesLayers(Protocol):
+    """An encoder that gives what its blocks hold, not only what its last one does.
+
+    Layers are numbered as ``ReadsLayers`` says, and negative ones from the end (``encoders.layered.layer_number``).
     """
 
-    # Ascending, from 0 on, numbered as by ``encoders.base.GivesLayers``.
-    feature_layers: Sequence[int]
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        ...
+
+    def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Features ``[N, T, width]`` of each of ``layers``, before a final norm.
+
+        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
+        """
+        ...
 
 
 def to_map(features_NTD: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
-
-from torch import Tensor
 
 
 @runtime_checkable
@@ -14,25 +11,4 @@ class Pretrained(Protocol):
 
     def load_pretrained(self) -> None:
         """Replaces the weights by the published ones."""
-        ...
-
-
-@runtime_checkable
-class GivesLayers(Protocol):
-    """An encoder that gives what its blocks hold, not only what its last one does.
-
-    Layers are numbered as transformers' hidden states: 0 is what the first block reads, k what block k gives, and
-    negative ones count from the end (``layered.layer_number``).
-    """
-
-    @property
-    def num_layers(self) -> int:
-        """Number of blocks."""
-        ...
-
-    def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Features ``[N, T, width]`` of each of ``layers``, before a final norm.
-
-        FSDP gathers weights for ``forward`` only, unless ``register_fsdp_forward_method`` names this method too.
-        """
         ...

@@ -28,7 +28,7 @@ def layer_number(layer: int, num_layers: int, *, field: str = "layer") -> int:
 class LayeredEncoder(nn.Module, ABC):
     """Inputs embedded as tokens, then blocks, then a norm; features are the tokens on the grid, row by row.
 
-    It is a ``base.GivesLayers``.
+    It is a ``connectors.base.GivesLayers``.
     """
 
     # Width of a token, and the tokens' rows and columns.
@@ -65,7 +65,7 @@ class LayeredEncoder(nn.Module, ABC):
         return self.norm(self.hidden_states(self.embed(inputs), [self.num_layers])[0])
 
     def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """See ``base.GivesLayers``; no block beyond the deepest of ``layers`` runs."""
+        """See ``connectors.base.GivesLayers``; no block beyond the deepest of ``layers`` runs."""
         return [self.on_grid(x) for x in self.hidden_states(self.embed(inputs), layers)]
 
     def hidden_states(self, x: Tensor, layers: Sequence[int], attend: Attend = bidirectional) -> list[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rebus import registry
-from rebus.models.encoders.base import GivesLayers
+from rebus.models.connectors.base import GivesLayers
 from rebus.models.encoders.positions import sinusoids
 from rebus.registry import Spec, register
 
@@ -64,7 +64,7 @@ class VideoEncoder(nn.Module):
         return self._in_time(self.image(self._flat(frames)), frames)
 
     def forward_layers(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states ``[N, F * T, D]`` of the image encoder's ``layers``; see ``base.GivesLayers``."""
+        """Hidden states ``[N, F * T, D]`` of the image encoder's ``layers``; see ``connectors.base.GivesLayers``."""
         image = cast(GivesLayers, self.image)
         return [self._in_time(x, inputs) for x in image.forward_layers(self._flat(inputs), layers)]
 
