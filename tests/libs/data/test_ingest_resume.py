@@ -334,7 +334,7 @@ def test_a_number_of_bad_samples_stops_the_job_at_once(store: Store, sources: li
 @pytest.mark.slow
 def test_real_processes_killed_at_random_points(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
-    sources = _sources(tmp_path, 120, 160)
+    sources = _sources(tmp_path, 200, 160)
     monkeypatch.setenv("REBUS_INGEST_STRETCH_SAMPLES", "20")
     undisturbed = Store.open((tmp_path / "undisturbed").as_uri())
     whole = _context(undisturbed, sources, tmp_path)
@@ -349,7 +349,8 @@ def test_real_processes_killed_at_random_points(store: Store, tmp_path: Path, mo
             break
         status.transition(store, ctx.name, JobStatus.FAILED)
         status.requeue(store, ctx.name)
-    assert min(grown[:2]) > 0  # it was killed with stretches behind it, and went on from there
+    # It was killed with stretches behind it, and went on from there: on a busy machine, to its end.
+    assert grown[0] > 0
     if ctx.document(Ingestion).job.state != JobStatus.SUCCEEDED:
         jobs.run_ingestion(ctx)
 
