@@ -1,6 +1,6 @@
 """InternVL folders (``InternVLForConditionalGeneration``) into ``Mllm`` and back: InternViT, pixel shuffle, a decoder.
 
-Encoder and connector see one tile at a time, each of ``image_tokens`` tokens. How an image becomes tiles is in ``tiles``.
+Encoder and connector see one tile at a time, each of ``image_tokens`` tokens. How images become tiles is in ``tiles``.
 """
 
 from __future__ import annotations

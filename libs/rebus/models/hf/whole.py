@@ -228,8 +228,8 @@ def read_whole(
     """The model of ``folder``, whose ``config.json`` is ``values``: float32, in evaluation mode, on the CPU.
 
     ``tower``, ``encoder`` and ``connector`` are what the kind's module read, of the last those settings that are no
-    defaults; an image becomes ``max_tiles`` squares at most. Names, shapes and kinds of tensors are checked whole before a weight is used. Raises what
-    ``convert.read_folder`` raises, for the same reasons.
+    defaults; an image becomes ``max_tiles`` squares at most. Names, shapes and kinds of tensors are checked whole
+    before a weight is used. Raises what ``convert.read_folder`` raises, for the same reasons.
     """
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     stored = stored_tensors(folder, max_bytes=max_bytes)
