@@ -102,20 +102,20 @@ def collate(media: Sequence[Medium], processor: MediaProcessor) -> MediaBatch:
     """The media of a batch, in order of their placeholders, normalised."""
     pieces = [medium.values for medium in media if medium.type == "audio"]
     return MediaBatch(
-        pixels=_normalised([medium.values for medium in media if medium.type != "audio"], processor),
+        pixels=_normalised([image for medium in media if medium.type != "audio" for image in medium.values], processor),
         spectrograms=torch.from_numpy(np.concatenate(pieces)) if pieces else None,
         items=[MediaItem(medium.type, len(medium.values), medium.size) for medium in media],
     )
 
 
-def _normalised(squares: Sequence[NDArray[np.uint8]], processor: MediaProcessor) -> Tensor | Sequence[Tensor]:
-    """Squares ``[n, S, S, 3]`` as one batch; of images that keep their shapes each by itself."""
+def _normalised(images: Sequence[NDArray[np.uint8]], processor: MediaProcessor) -> Tensor | Sequence[Tensor]:
+    """Images ``[H, W, 3]`` as one batch, or each by itself where they keep their shapes."""
     side, normalise = processor.config.image.image_size, processor.image_processor.normalise
-    if not squares:
+    if not images:
         return torch.zeros(0, 3, side, side)
     if processor.config.image.is_square:
-        return torch.from_numpy(normalise(np.concatenate(squares)))
-    return [torch.from_numpy(normalise(image)[0]) for image in squares]
+        return torch.from_numpy(normalise(np.stack(images)))
+    return [torch.from_numpy(normalise(image[None])[0]) for image in images]
 
 
 def reader_of(model: Mllm) -> MediaReader:

@@ -85,9 +85,9 @@ class Mllm(nn.Module):
         )
         digest = preprocess_digest(config.preprocess, config.media)
         check_digest(digest, config.preprocess_digest)
-        check_size(
-            config.preprocess, self.vision_encoder.image_size, any_shape=self.reads_any_shape and config.media is None
-        )
+        # Frames, which positions are of, are squares.
+        any_shape = self.reads_any_shape and config.frame_positions is None
+        check_size(config.preprocess, self.vision_encoder.image_size, any_shape=any_shape)
         self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         names = (config.encoder["name"], config.connector["name"])
         check_layers(self.vision_encoder, self.connector, names=names, field="model.connector")

@@ -140,6 +140,28 @@ def test_two_steps_with_images_whose_tiles_are_joined(tmp_path: Path) -> None:
     assert 3 <= words <= 8
 
 
+QUARTERED = {
+    **RECIPE["task"],
+    "encoder": {**JOINED["encoder"], "name": "siglip-navit"},
+    "connector": {"name": "perceiver-resampler", "num_tokens": 3, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1},
+    "preprocess": {"image_size": 32, "resize": "within", "min_size": 16},
+    "media": {"splitter": {"name": "quarters"}},
+}
+
+
+def test_two_steps_with_quarters_of_their_own_shapes(tmp_path: Path) -> None:
+    told = Segment(text="a red cube", role="assistant", loss=True)
+    shown = [Segment(type="image", media=0), Segment(text="what is this?")]
+    rows = [Sample(id=f"{at}", segments=[*shown, told], media=[noise(20 + at, 60)]) for at in range(6)]
+    recorder, consumed = execute(recipe(max_images=16, task=QUARTERED), tmp_path, rows)
+    assert len(recorder.losses) == 2
+    assert torch.isfinite(torch.tensor(recorder.losses)).all()
+    assert consumed["all"].images == 5 * consumed["all"].samples
+    folder = recorder.checkpoints[max(recorder.checkpoints)] / MODEL_FOLDER
+    answers = Generator.load(folder).generate([Prompt(segments=shown, media=rows[0].media)], Sampling(max_new_tokens=2))
+    assert answers[0].num_prompt_tokens > 5 * 3
+
+
 def noise(height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((width, height), 50).convert("RGB").save(buffer, "PNG")

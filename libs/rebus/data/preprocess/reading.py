@@ -21,11 +21,16 @@ class Medium:
     """One prepared image, video or sound."""
 
     type: SegmentType
-    # uint8 [N, S, S, 3]: tiles or frames, [1, H, W, 3] where images keep their shapes; or float32 [P, mels, frames]:
-    # pieces of sound
-    values: NDArray[Any]
+    # uint8 [N, S, S, 3]: tiles or frames, [H, W, 3] each where images keep their shapes; or float32
+    # [P, mels, frames]: pieces of sound
+    values: NDArray[Any] | tuple[NDArray[Any], ...]
     # Height and width of an image before it was cut into tiles that are put together again; else None.
     size: tuple[int, int] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the values take."""
+        return sum(piece.nbytes for piece in self.values)
 
     @property
     def num_images(self) -> int:
@@ -104,9 +109,7 @@ class MediaReader:
             return Medium("video", self.processor.video(data, **_times(segment), field=field)[0])
         if self._layout is not None:
             return self._cut(self._layout, data, field)
-        if not self.processor.config.image.is_square:
-            return Medium("image", self.processor.image_processor(data, field=field)[None])
-        return Medium("image", self.processor.image(data, num_images=num_images, field=field).pixels)
+        return Medium("image", self.processor.pieces(data, num_images=num_images, field=field))
 
     @property
     def _side(self) -> int:

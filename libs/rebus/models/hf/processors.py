@@ -70,7 +70,7 @@ def idefics2_files(model: Mllm, image_token: str | None, added: Collection[str])
 
     Raises ``InvalidArgumentError`` where the token that stands for images has another name than ``<image>``.
     """
-    files = {IMAGE_FILE: write_native(model.config.preprocess)}
+    files = {IMAGE_FILE: write_native(model.config.preprocess, model.config.media)}
     if image_token not in (None, "<image>"):
         raise invalid(
             "image_token_id", f"{model.config.image_token_id} is {image_token!r}, which Idefics2 calls <image>"

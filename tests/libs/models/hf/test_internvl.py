@@ -211,7 +211,7 @@ def test_their_processor_does_what_ours_does(tmp_path: Path, monkeypatch: pytest
     # Their processor of videos needs torchvision, which is not installed; nothing here is a video.
     monkeypatch.setattr(InternVLProcessor, "get_attributes", classmethod(lambda cls: ["image_processor", "tokenizer"]))
     processor = AutoProcessor.from_pretrained(tmp_path / "theirs")
-    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
+    theirs: Any = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
 
     pictures = [png(40, 80), png(30, 30)]
     text = "<bos><image><image><user> what is this?"
