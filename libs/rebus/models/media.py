@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from rebus.data.preprocess.media import MediaProcessor, MediaProcessorConfig, Me
 from rebus.data.preprocess.reading import MediaReader, Medium
 from rebus.data.sample import SegmentType
 from rebus.data.tokenizer import Tokenizer
+from rebus.models.connectors.base import JoinsTiles
 
 if TYPE_CHECKING:
     from rebus.models.mllm import Mllm
@@ -31,6 +32,8 @@ class MediaItem:
     type: SegmentType
     # Squares, or pieces of sound.
     num_inputs: int
+    # Height and width of an image whose tiles are joined; None where every square gives tokens of its own.
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,13 @@ class MediaBatch:
         ]
         return torch.tensor(numbers, dtype=torch.int64, device=self.pixels[0].device if len(self.pixels) else None)
 
-    def interleave(self, images: Tensor | None, sounds: Tensor | None) -> Tensor | None:
-        """Features ``[N, T, D]`` of the squares and ``[P, T', D]`` of sound as ``[tokens, D]``, medium after medium."""
+    def interleave(
+        self, images: Tensor | None, sounds: Tensor | None, *, join: Callable[[Tensor, tuple[int, int]], Tensor]
+    ) -> Tensor | None:
+        """Features ``[N, T, D]`` of the squares and ``[P, T', D]`` of sound as ``[tokens, D]``, medium after medium.
+
+        ``join`` makes the tokens ``[tokens, D]`` of an image with a ``size`` of those of its tiles ``[n, T, D]``.
+        """
         starts = {"squares": 0, "pieces": 0}
         parts: list[Tensor] = []
         for item in self.items:
@@ -85,7 +93,8 @@ class MediaBatch:
             assert features is not None
             start = starts[source]
             starts[source] = stop = start + item.num_inputs
-            parts.append(features[start:stop].flatten(0, 1))
+            part = features[start:stop]
+            parts.append(part.flatten(0, 1) if item.size is None else join(part, item.size))
         return torch.cat(parts) if parts else None
 
 
@@ -93,20 +102,20 @@ def collate(media: Sequence[Medium], processor: MediaProcessor) -> MediaBatch:
     """The media of a batch, in order of their placeholders, normalised."""
     pieces = [medium.values for medium in media if medium.type == "audio"]
     return MediaBatch(
-        pixels=_normalised([medium.values for medium in media if medium.type != "audio"], processor),
+        pixels=_normalised([image for medium in media if medium.type != "audio" for image in medium.values], processor),
         spectrograms=torch.from_numpy(np.concatenate(pieces)) if pieces else None,
-        items=[MediaItem(medium.type, len(medium.values)) for medium in media],
+        items=[MediaItem(medium.type, len(medium.values), medium.size) for medium in media],
     )
 
 
-def _normalised(squares: Sequence[NDArray[np.uint8]], processor: MediaProcessor) -> Tensor | Sequence[Tensor]:
-    """Squares ``[n, S, S, 3]`` as one batch; of images that keep their shapes each by itself."""
+def _normalised(images: Sequence[NDArray[np.uint8]], processor: MediaProcessor) -> Tensor | Sequence[Tensor]:
+    """Images ``[H, W, 3]`` as one batch, or each by itself where they keep their shapes."""
     side, normalise = processor.config.image.image_size, processor.image_processor.normalise
-    if not squares:
+    if not images:
         return torch.zeros(0, 3, side, side)
     if processor.config.image.is_square:
-        return torch.from_numpy(normalise(np.concatenate(squares)))
-    return [torch.from_numpy(normalise(image)[0]) for image in squares]
+        return torch.from_numpy(normalise(np.stack(images)))
+    return [torch.from_numpy(normalise(image[None])[0]) for image in images]
 
 
 def reader_of(model: Mllm) -> MediaReader:
@@ -117,6 +126,7 @@ def reader_of(model: Mllm) -> MediaReader:
         image_tokens=model.image_tokens,
         audio_tokens=None if model.audio is None else model.audio.num_tokens,
         max_frames=None if model.frame_positions is None else model.frame_positions.num_frames,
+        layout=model.connector if isinstance(model.connector, JoinsTiles) else None,
     )
 
 
@@ -126,5 +136,6 @@ def _processing(image: ImageProcessorConfig, media: MediaSettings | None) -> Med
 
 def encoder_of(model: Mllm, tokenizer: Tokenizer) -> Encoder:
     """Encodes rows for the model."""
-    sizes = None if model.config.media is None else reader_of(model)
+    one_square = model.config.media is None and not isinstance(model.connector, JoinsTiles)
+    sizes = None if one_square else reader_of(model)
     return Encoder(tokenizer, image_tokens=model.image_tokens, config=model.config.encoding, sizes=sizes)

@@ -25,7 +25,7 @@ from rebus.models.connectors.layers import check_layers, read_features
 from rebus.models.encoders.base import ReadsAnyShape
 from rebus.models.encoders.video import FramePositions, FramePositionsConfig
 from rebus.models.gated_cross_attention import GatedCrossAttentionConfig, Images, add_cross_attention, looking_at
-from rebus.models.media import MediaBatch
+from rebus.models.media import MediaBatch, MediaItem
 from rebus.models.packing import PackedRows
 from rebus.models.without_images import is_data_parallel, no_images, no_sound
 from rebus.registry import Spec
@@ -85,12 +85,14 @@ class Mllm(nn.Module):
         )
         digest = preprocess_digest(config.preprocess, config.media)
         check_digest(digest, config.preprocess_digest)
-        check_size(
-            config.preprocess, self.vision_encoder.image_size, any_shape=self.reads_any_shape and config.media is None
-        )
+        # Frames, which positions are of, are squares.
+        any_shape = self.reads_any_shape and config.frame_positions is None
+        check_size(config.preprocess, self.vision_encoder.image_size, any_shape=any_shape)
         self.config = config = dataclasses.replace(config, preprocess_digest=digest)
         names = (config.encoder["name"], config.connector["name"])
         check_layers(self.vision_encoder, self.connector, names=names, field="model.connector")
+        if isinstance(self.connector, JoinsTiles):
+            _check_joined(config)
         self.audio = self._audio_part(config)
         self.frame_positions: FramePositions | None = None
         if config.frame_positions is not None:
@@ -117,6 +119,9 @@ class Mllm(nn.Module):
         Raises ``InvalidArgumentError`` where the connector's tokens have no places in the image, or an image may be
         more than one square.
         """
+        if isinstance(self.connector, JoinsTiles):
+            name = self.config.connector["name"]
+            raise invalid("model.connector", f"{name!r} gives images of many sizes, but one grid is needed here")
         if self.config.media is not None:
             raise invalid("model.media", "an image may be many tiles, but one grid of tokens is needed here")
         if self.connector.grid is None:
@@ -162,25 +167,29 @@ class Mllm(nn.Module):
         ``sizes`` are the images' heights and widths before they were cut. Raises ``InvalidArgumentError`` where the
         connector knows no tiles, and for an image that has not as many as its size says.
         """
+        items = [MediaItem("image", len(tiles), size) for tiles, size in zip(images, sizes, strict=True)]
+        features = self.encode_media(MediaBatch(pixels=torch.cat(list(images)), items=items))
+        assert features is not None
+        return features
+
+    def _join(self, tiles: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens ``[tokens, D]`` of an image of ``size`` (height, width), from ``[n, T, D]`` of its tiles."""
         if not isinstance(self.connector, JoinsTiles):
             raise invalid("model.connector", f"{self.config.connector['name']!r} does not put tiles together")
-        parts = self.encode_images(torch.cat(list(images))).split([len(tiles) for tiles in images])
-        side = self.vision_encoder.image_size
         try:
-            joined = [self.connector.join(part, size, side=side) for part, size in zip(parts, sizes, strict=True)]
+            return self.connector.join(tiles, size, side=self.vision_encoder.image_size)
         except ValueError as error:
             raise invalid("images", str(error)) from None
-        return torch.cat(joined)
 
     def encode_media(self, media: MediaBatch) -> Tensor | None:
         """Decoder embeddings of a batch's media, in order: ``[N, image_tokens, D]`` where all are images of one square,
         else ``[tokens, D]``; ``None`` where there are no media.
 
-        Raises ``InvalidArgumentError`` for sound that the model cannot hear.
+        Raises ``InvalidArgumentError`` for sound that the model cannot hear, and what ``encode_tiles`` raises.
         """
         images = self.encode_images(media.pixels, media.frame_numbers()) if len(media.pixels) else None
         sounds = None if media.spectrograms is None else self.encode_audio(media.spectrograms)
-        return images if media.is_uniform else media.interleave(images, sounds)
+        return images if media.is_uniform else media.interleave(images, sounds, join=self._join)
 
     def encode_audio(self, spectrograms: Tensor) -> Tensor:
         """Decoder embeddings ``[P, tokens, D]`` of log-mel pieces ``[P, mels, frames]``.
@@ -287,6 +296,13 @@ class Mllm(nn.Module):
     def _by_image(self, features: Tensor | None) -> Tensor | None:
         """Features that may lie flat as ``[N, connector.num_tokens, D]``."""
         return None if features is None else features.reshape(-1, self.connector.num_tokens, features.shape[-1])
+
+
+def _check_joined(config: MllmConfig) -> None:
+    """``InvalidArgumentError`` for what asks for as many tokens an image, or cuts it in another way."""
+    for name in ("media", "cross_attention"):
+        if getattr(config, name) is not None:
+            raise invalid(f"model.{name}", f"does not go with {config.connector['name']!r}, which joins its own tiles")
 
 
 def count_parameters(module: nn.Module) -> int:

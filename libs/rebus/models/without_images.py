@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rebus.models.connectors.base import JoinsTiles
+
 if TYPE_CHECKING:
     from rebus.models.audio import AudioPart
     from rebus.models.mllm import Mllm
@@ -37,11 +39,18 @@ def no_images(model: Mllm) -> Tensor:
 
     A blank image runs through both as in evaluation: no dropout is drawn and no running mean moves.
     """
+    with _as_in_evaluation(model.vision_encoder, model.connector):
+        return (_blank_features(model) * 0.0).sum()
+
+
+def _blank_features(model: Mllm) -> Tensor:
     weight = next(model.vision_encoder.parameters())
     side = model.vision_encoder.image_size
     blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
-    with _as_in_evaluation(model.vision_encoder, model.connector):
-        return (model.encode_images(blank) * 0.0).sum()
+    if not isinstance(model.connector, JoinsTiles):
+        return model.encode_images(blank)
+    rows, columns = model.connector.tiles((side, side), side=side)
+    return model.encode_tiles([blank.expand(1 + rows * columns, -1, -1, -1)], [(side, side)])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rebus.data.preprocess.image import CODE_VERSION as IMAGE_CODE_VERSION
 from rebus.data.preprocess.image import ImageProcessor, ImageProcessorConfig, check_digest, digested
 from rebus.data.preprocess.log_mel import LogMel, LogMelConfig
 from rebus.data.preprocess.resize import Area, patch_mask
-from rebus.data.preprocess.splitters import Grid, Splitter
+from rebus.data.preprocess.splitters import ANY_SHAPE, CutsOriginal, Grid, Splitter
 from rebus.data.video import DEFAULT_VIDEO_LIMITS, Video, VideoLimits
 from rebus.errors import invalid
 from rebus.registry import Spec
@@ -39,11 +39,11 @@ class MediaSettings:
 class MediaProcessorConfig(MediaSettings):
     """How each kind of media becomes an encoder's input."""
 
-    # Of one tile or frame. Without a splitter images may keep their shapes; then there are no tiles or videos.
+    # Of one tile or frame. Images, or their quarters, may keep their shapes; then there are no videos.
     image: ImageProcessorConfig = field(default_factory=ImageProcessorConfig)
 
     def __post_init__(self) -> None:
-        if not self.image.is_square and self.splitter["name"] != "single":
+        if not self.image.is_square and self.splitter["name"] not in ANY_SHAPE:
             raise ValueError(f"image.resize={self.image.resize!r} makes no squares, which tiles and frames are")
 
 
@@ -124,7 +124,8 @@ class MediaProcessor:
     ) -> TiledImage:
         """An encoded image as tiles, one of the prompt's ``num_images``.
 
-        ``noise`` is training's alone, drawn by ``key``. Raises ``InvalidArgumentError`` naming ``field``.
+        ``noise`` is training's alone, drawn by ``key``. Raises ``InvalidArgumentError`` naming ``field``, and
+        ``ValueError`` where images are no tiles of one canvas; see ``pieces``.
         """
         image = self.image_processor.open(data, field=field)
         grid = self.grid(*image.size, num_images=num_images)
@@ -132,6 +133,24 @@ class MediaProcessor:
             return self._tiles(self.image_processor.decode(image, *self._canvas(grid)), grid)
         whole = image.decode(background=self.config.image.background)  # what JPEG does depends on the scale
         return self._tiles(noise(whole, *key), grid)
+
+    def pieces(
+        self, data: ImageBytes, *, num_images: int = 1, field: str = "image"
+    ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], ...]:
+        """What an encoder reads of an image: tiles uint8 ``[N, S, S, 3]``, or ``[H, W, 3]`` each where shapes are kept.
+
+        Errors as ``image``.
+        """
+        if not isinstance(self._splitter, CutsOriginal):
+            if self.config.image.is_square:
+                return self.image(data, num_images=num_images, field=field).pixels
+            return (self.image_processor(data, field=field),)
+        whole = self.image_processor.open(data, field=field).decode(background=self.config.image.background)
+        try:
+            pieces = self._splitter.cut(whole)
+        except ValueError as error:
+            raise invalid(field, str(error)) from None
+        return tuple(self.image_processor.resize(piece) for piece in pieces)
 
     def num_tiles(self, data: ImageBytes, *, num_images: int = 1, field: str = "image") -> int:
         """How many tiles ``image`` makes, told by the header alone; errors as ``image``."""
@@ -152,6 +171,8 @@ class MediaProcessor:
 
     def _tiles(self, pixels: NDArray[np.uint8], grid: Grid) -> TiledImage:
         """The tiles of ``grid``, which is that of the whole image; ``pixels`` may be the image at a fraction."""
+        if isinstance(self._splitter, CutsOriginal):
+            raise ValueError(f"{self.config.splitter['name']!r} makes no tiles of one canvas")
         side = self.config.image.image_size
         canvas, area = self.image_processor.onto(pixels, *self._canvas(grid))
         single = grid.rows * grid.columns == 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from rebus.data.encoding import MediumSize, Row
+from rebus.data.preprocess.any_resolution import cut
 from rebus.data.preprocess.media import MediaProcessor
+from rebus.data.preprocess.splitters import Grid
 from rebus.data.sample import Segment, SegmentType
 from rebus.errors import invalid
 
@@ -19,14 +21,33 @@ class Medium:
     """One prepared image, video or sound."""
 
     type: SegmentType
-    # uint8 [N, S, S, 3]: tiles or frames, [1, H, W, 3] where images keep their shapes; or float32 [P, mels, frames]:
-    # pieces of sound
-    values: NDArray[Any]
+    # uint8 [N, S, S, 3]: tiles or frames, [H, W, 3] each where images keep their shapes; or float32
+    # [P, mels, frames]: pieces of sound
+    values: NDArray[Any] | tuple[NDArray[Any], ...]
+    # Height and width of an image before it was cut into tiles that are put together again; else None.
+    size: tuple[int, int] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the values take."""
+        return sum(piece.nbytes for piece in self.values)
 
     @property
     def num_images(self) -> int:
         """Squares that the image encoder reads."""
         return 0 if self.type == "audio" else len(self.values)
+
+
+class TileLayout(Protocol):
+    """Knows how many tokens an image's tiles have together; sizes are height and width, tiles of ``side`` pixels."""
+
+    def tiles(self, size: tuple[int, int], *, side: int) -> tuple[int, int]:
+        """Rows and columns of the tiles of an image of ``size``; an overview comes before them."""
+        ...
+
+    def count(self, size: tuple[int, int], *, side: int) -> int:
+        """Tokens of an image of ``size``."""
+        ...
 
 
 class MediaReader:
@@ -39,14 +60,21 @@ class MediaReader:
         image_tokens: int,
         audio_tokens: int | None = None,
         max_frames: int | None = None,
+        layout: TileLayout | None = None,
     ) -> None:
-        """Tokens of a square and of a piece of sound, ``None`` of a model that hears nothing; the longest video."""
+        """Tokens of a square and of a piece of sound, ``None`` of a model that hears nothing; the longest video.
+
+        With ``layout`` images are cut as it says, and there are no other media.
+        """
         self.processor = processor
         self._image_tokens, self._audio_tokens, self._max_frames = image_tokens, audio_tokens, max_frames
+        self._layout = layout
 
     @property
     def types(self) -> Collection[SegmentType]:
         """Types of media that the model reads."""
+        if self._layout is not None:
+            return ("image",)
         return ("image", "video") if self._audio_tokens is None else ("image", "video", "audio")
 
     def size(self, segment: Segment, data: bytes, *, num_images: int, field: str) -> MediumSize:
@@ -54,6 +82,10 @@ class MediaReader:
         if segment.type == "audio" and self._audio_tokens is not None:
             pieces = self.processor.num_pieces(data, **_times(segment), field=field)
             return MediumSize(pieces * self._audio_tokens, 0)
+        if self._layout is not None:
+            size = self.processor.image_processor.open(data, field=field).size
+            rows, columns = self._layout.tiles(size, side=self._side)
+            return MediumSize(self._layout.count(size, side=self._side), 1 + rows * columns)
         if segment.type == "video":
             squares = self.processor.num_frames(data, **_times(segment), field=field)
             if self._max_frames is not None and squares > self._max_frames:
@@ -64,6 +96,8 @@ class MediaReader:
 
     def tokens(self, medium: Medium) -> int:
         """Tokens that a prepared medium takes."""
+        if self._layout is not None and medium.size is not None:
+            return self._layout.count(medium.size, side=self._side)
         return len(medium.values) * ((self._audio_tokens or 0) if medium.type == "audio" else self._image_tokens)
 
     def read(self, segment: Segment, data: bytes, *, num_images: int, field: str) -> Medium:
@@ -73,9 +107,21 @@ class MediaReader:
         if segment.type == "video":
             self._check_squares(field)
             return Medium("video", self.processor.video(data, **_times(segment), field=field)[0])
-        if not self.processor.config.image.is_square:
-            return Medium("image", self.processor.image_processor(data, field=field)[None])
-        return Medium("image", self.processor.image(data, num_images=num_images, field=field).pixels)
+        if self._layout is not None:
+            return self._cut(self._layout, data, field)
+        return Medium("image", self.processor.pieces(data, num_images=num_images, field=field))
+
+    @property
+    def _side(self) -> int:
+        return self.processor.config.image.image_size
+
+    def _cut(self, layout: TileLayout, data: bytes, field: str) -> Medium:
+        """The overview and the tiles; decoded whole, since where they lie is rounded from the image's own size."""
+        images = self.processor.image_processor
+        opened = images.open(data, field=field)
+        rows, columns = layout.tiles(opened.size, side=self._side)
+        pixels = opened.decode(background=images.config.background)
+        return Medium("image", cut(images, pixels, Grid(rows, columns, "first")), size=opened.size)
 
     def _check_squares(self, field: str) -> None:
         image = self.processor.config.image

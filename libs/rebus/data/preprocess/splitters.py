@@ -1,7 +1,8 @@
 """How many tiles an image becomes, and in which grid (kind ``splitter``).
 
-A splitter only decides the grid; ``media.MediaProcessor`` brings the image onto it as the image's ``resize`` says.
-The papers' own: MM1.5 pads, InternVL squashes.
+Most splitters only decide the grid; ``media.MediaProcessor`` brings the image onto it as the image's ``resize`` says.
+The papers' own: MM1.5 pads, InternVL squashes. One that ``CutsOriginal`` makes images of the image, each of which is
+resized by itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
 
 from rebus.registry import NoSettings, register
 
@@ -41,6 +44,18 @@ class Splitter(Protocol):
     """Built as ``splitter(config)``; sizes are in pixels, ``side`` is a tile's."""
 
     def __call__(self, height: int, width: int, *, side: int, num_images: int = 1) -> Grid: ...
+
+
+@runtime_checkable
+class CutsOriginal(Protocol):
+    """A splitter whose pieces are images of their own, of any shape: each is resized as an image is."""
+
+    def cut(self, pixels: NDArray[Any]) -> list[NDArray[Any]]:
+        """``[H, W, 3]`` to as many pieces ``[h, w, 3]`` as the grid has tiles.
+
+        Raises ``ValueError`` for too small an image.
+        """
+        ...
 
 
 @register("splitter", "single")
@@ -178,6 +193,30 @@ class AnyResolutionSplitter:
             return kept, kept - rows * columns * side * side
 
         return Grid(*max(self._grids, key=worth), "first")
+
+
+@register("splitter", "quarters", paper="idefics2")
+class QuartersSplitter:
+    """Idefics2's image splitting: the four quarters, row by row, and the whole image (arXiv 2405.02246)."""
+
+    def __init__(self, config: NoSettings) -> None:
+        pass
+
+    def __call__(self, height: int, width: int, *, side: int, num_images: int = 1) -> Grid:
+        """Two rows and columns, whatever the size; the whole image comes last."""
+        return Grid(2, 2, "last")
+
+    def cut(self, pixels: NDArray[Any]) -> list[NDArray[Any]]:
+        """The quarters and the whole; of an odd side the second half is longer."""
+        height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+        if not height or not width:
+            raise ValueError(f"has {pixels.shape[0]}x{pixels.shape[1]} pixels, too few for quarters")
+        rows = pixels[:height], pixels[height:]
+        return [*(half for row in rows for half in (row[:, :width], row[:, width:])), pixels]
+
+
+# Splitters that need no squares.
+ANY_SHAPE = ("single", "quarters")
 
 
 def _check_tiles(least: int, most: int) -> None:

@@ -54,6 +54,14 @@ class JoinsTiles(Protocol):
         """
         ...
 
+    def count(self, size: tuple[int, int], *, side: int) -> int:
+        """Tokens of an image of ``size``."""
+        ...
+
+    def tiles(self, size: tuple[int, int], *, side: int) -> tuple[int, int]:
+        """Rows and columns of the tiles that an image of ``size`` is cut into."""
+        ...
+
 
 def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Features ``[T_i, D]`` as ``[N, T, D]`` and, where lengths differ, bool ``[N, T]``: False at padding."""

@@ -1,7 +1,8 @@
 """Idefics2 folders (arXiv 2405.02246) into ``Mllm`` and back: SigLIP at native aspect ratios, a resampler, a decoder.
 
 The parts' settings and names are those of ``encoders.hf``, ``connectors.hf`` and ``hf.convert``; here they are put
-together. Every image, of whatever shape, takes as many tokens as the resampler has latents.
+together. Every image, of whatever shape, takes as many tokens as the resampler has latents; an image that is split is
+five of them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ IDEFICS2 = Kind(
     image_token="image_token_id",
     has_projector=False,
     resizes=True,
+    splitter="quarters",
     names=Names(root="model.", text="text_model.", vision="vision_model.", connector="connector.", head="", bare=""),
 )
 
@@ -95,7 +97,7 @@ def read_idefics2(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
     file = read_file(values, Idefics2File, IDEFICS2)
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     resampler = _read_resampler(file, write_config(family, *read_config(file.text_config, family)))
-    preprocess = read_native(folder)
+    preprocess, media = read_native(folder)
     return read_whole(
         folder,
         values,
@@ -105,6 +107,8 @@ def read_idefics2(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
         encoder=_read_encoder(file, preprocess),
         connector=changed_settings(resampler),
         preprocess=preprocess,
+        media=media,
+        max_tiles=1 if media is None else 5,
         max_bytes=max_bytes,
     )
 
@@ -163,7 +167,7 @@ def write_idefics2(
     holds anything.
     """
     check_idefics2(model)
-    write_native(model.config.preprocess)
+    write_native(model.config.preprocess, model.config.media)
     own = {"perceiver_config": _perceiver_file(model)}
     write_whole(model, folder, IDEFICS2, own, special_tokens=special_tokens, max_shard_bytes=max_shard_bytes)
 

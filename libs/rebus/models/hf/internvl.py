@@ -1,7 +1,6 @@
 """InternVL folders (``InternVLForConditionalGeneration``) into ``Mllm`` and back: InternViT, pixel shuffle, a decoder.
 
-The model sees one tile at a time: each tile of an image is an image to it, with ``image_tokens`` tokens. How an image
-becomes tiles is in ``tiles``.
+Encoder and connector see one tile at a time, each of ``image_tokens`` tokens. How images become tiles is in ``tiles``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rebus.models.encoders.hf import internvit
 from rebus.models.encoders.internvit import InternVit, InternVitConfig
 from rebus.models.hf.convert import MAX_BYTES, MAX_SHARD_BYTES, changed_settings
 from rebus.models.hf.files import read_json
-from rebus.models.hf.tiles import read_tiles, write_tile
+from rebus.models.hf.tiles import media_of, most_tiles, read_tiles, write_tiles
 from rebus.models.hf.whole import (
     Kind,
     Tower,
@@ -43,6 +42,7 @@ INTERNVL = Kind(
     text_model_type="qwen2",
     connector=("pixel-shuffle", PixelShuffleConnector),
     image_token="image_token_id",
+    splitter="aspect",
 )
 
 
@@ -71,7 +71,7 @@ def read_internvl(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
             f"{encoder.feature_layer} is the last layer before its norm, which is not supported; -1 is the one after",
         )
     connector = changed_settings(PixelShuffleConfig(merge_side=_merge_side(file, encoder)))
-    preprocess = read_tiles(folder, image_size=encoder.image_size).image
+    tiles = read_tiles(folder, image_size=encoder.image_size)
     return read_whole(
         folder,
         values,
@@ -80,7 +80,9 @@ def read_internvl(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
         tower=tower,
         encoder=encoder,
         connector=connector,
-        preprocess=preprocess,
+        preprocess=tiles.image,
+        media=media_of(tiles),
+        max_tiles=most_tiles(tiles),
         max_bytes=max_bytes,
     )
 
@@ -108,7 +110,7 @@ def write_internvl(
     A text model whose table transformers' InternVL cannot tie (GPT-2, OPT) is written with an output layer of its own.
     """
     check_internvl(model)
-    write_tile(model.config.preprocess)
+    write_tiles(model.config.preprocess, model.config.media)
     config = encoder_config(model)
     own = {
         "downsample_ratio": 1 / _connector_config(model).merge_side,

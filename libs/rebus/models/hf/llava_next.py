@@ -61,6 +61,7 @@ def read_llava_next(folder: Path, *, max_bytes: int = MAX_BYTES) -> Mllm:
         encoder=encoder,
         connector=changed_settings(connector),
         preprocess=preprocess,
+        max_tiles=1 + max(rows * columns for rows, columns in connector.grids),
         max_bytes=max_bytes,
     )
 

@@ -1,6 +1,7 @@
 """How images become an Idefics2's input, at their own aspect ratios: its ``preprocessor_config.json``, and our config.
 
-JPEGs far larger than ``longest_edge`` are decoded at a fraction here, so that sizes may round to a pixel more or less.
+Where it says ``do_image_splitting``, the splitter of a model's ``media`` is ``quarters``. JPEGs far larger than
+``longest_edge`` that are not split are decoded at a fraction here, so that sizes may round to a pixel more or less.
 Transparent pixels show ``background``, which transformers has no word for.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 from rebus import config as configs
 from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess.media import MediaSettings
 from rebus.errors import InvalidArgumentError, invalid
 from rebus.models.hf.image_processors import (
     image_processor_kind,
@@ -41,8 +43,8 @@ class NativeImageFile:
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
-def read_native(folder: Path) -> ImageProcessorConfig:
-    """Our config of what the folder's files say: ``within`` two bounds, or squares.
+def read_native(folder: Path) -> tuple[ImageProcessorConfig, MediaSettings | None]:
+    """Our configs of what the folder's files say: ``within`` two bounds, or squares; None where images stay whole.
 
     Raises ``NotFoundError`` where neither file is there, and ``InvalidArgumentError`` naming what has no counterpart.
     """
@@ -51,27 +53,26 @@ def read_native(folder: Path) -> ImageProcessorConfig:
     known = {item.name for item in fields(NativeImageFile)} - {"image_processor_type"}
     said = {key: value for key, value in values.items() if key in known and value is not None}
     file = configs.build(NativeImageFile, said, where=where)
-    if file.do_image_splitting:
-        raise invalid(
-            f"{where}.do_image_splitting",
-            "True is not supported: every image is one; the model also reads images whole, so False may be set",
-        )
     pixels = read_pixels(file, where)
     try:
-        return ImageProcessorConfig(**_bounds(file.size, f"{where}.size"), **pixels)
+        image = ImageProcessorConfig(**_bounds(file.size, f"{where}.size"), **pixels)
     except ValueError as error:
         raise InvalidArgumentError(f"{where}: {error}") from None
+    return image, MediaSettings(splitter={"name": "quarters"}) if file.do_image_splitting else None
 
 
-def write_native(config: ImageProcessorConfig) -> dict[str, Any]:
-    """``preprocessor_config.json`` of our config; ``InvalidArgumentError`` names what it has no word for."""
+def write_native(config: ImageProcessorConfig, media: MediaSettings | None) -> dict[str, Any]:
+    """``preprocessor_config.json`` of our configs; ``InvalidArgumentError`` names what it has no word for.
+
+    The splitter of ``media`` must be ``quarters``.
+    """
     if config.resize == "within":
         size = {"shortest_edge": config.min_size, "longest_edge": config.image_size}
     elif config.resize == "squash":
         size = {"height": config.image_size, "width": config.image_size}
     else:
         raise invalid("preprocess.resize", f"transformers' Idefics2 has no word for {config.resize!r}")
-    return configs.to_plain(NativeImageFile(size=size, **write_pixels(config)))
+    return configs.to_plain(NativeImageFile(size=size, do_image_splitting=media is not None, **write_pixels(config)))
 
 
 def _bounds(size: dict[str, int], where: str) -> dict[str, Any]:

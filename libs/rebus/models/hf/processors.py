@@ -12,7 +12,7 @@ from rebus.models.hf.any_resolution_images import write_any_resolution
 from rebus.models.hf.image_processors import IMAGE_FILE, PROCESSOR_FILE, write_preprocess
 from rebus.models.hf.llava_next import LLAVA_NEXT, pinpoints_of
 from rebus.models.hf.native_images import write_native
-from rebus.models.hf.tiles import write_tile
+from rebus.models.hf.tiles import write_tiles
 from rebus.models.hf.tokenizers import TOKENIZER_FILE, added_tokens
 from rebus.models.mllm import Mllm
 
@@ -49,7 +49,7 @@ def _llava_files(model: Mllm, image_token: str | None, image: dict[str, Any]) ->
 
 def internvl_files(model: Mllm, image_token: str | None, added: Collection[str] = ()) -> Files:
     """An InternVL's files by name; the last only where ``image_token`` is known."""
-    files = write_tile(model.config.preprocess)
+    files = write_tiles(model.config.preprocess, model.config.media)
     if image_token is None:
         return files
     return files | {PROCESSOR_FILE: {"processor_class": "InternVLProcessor", "image_seq_length": model.image_tokens}}
@@ -70,7 +70,7 @@ def idefics2_files(model: Mllm, image_token: str | None, added: Collection[str])
 
     Raises ``InvalidArgumentError`` where the token that stands for images has another name than ``<image>``.
     """
-    files = {IMAGE_FILE: write_native(model.config.preprocess)}
+    files = {IMAGE_FILE: write_native(model.config.preprocess, model.config.media)}
     if image_token not in (None, "<image>"):
         raise invalid(
             "image_token_id", f"{model.config.image_token_id} is {image_token!r}, which Idefics2 calls <image>"

@@ -1,7 +1,7 @@
 """How images become an InternVL's tiles: ``preprocessor_config.json`` of ``GotOcr2ImageProcessor``, and our config.
 
-A model of ours keeps how one tile is processed; ``MediaProcessor(read_tiles(...))`` makes the tiles of an image, each
-of which is an image to the model.
+A model keeps how one tile is made as ``preprocess``, and the bounds of the grid as the splitter of its ``media``; one
+without ``media`` is a model of single tiles.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rebus import config as configs
+from rebus import registry
 from rebus.data.preprocess import ImageProcessorConfig
-from rebus.data.preprocess.media import MediaProcessorConfig
+from rebus.data.preprocess.media import MediaProcessorConfig, MediaSettings
 from rebus.data.preprocess.splitters import AspectConfig
 from rebus.errors import InvalidArgumentError, invalid
 from rebus.models.hf.image_processors import IMAGE_FILE, read_image_processor, read_preprocess, write_squash
@@ -49,14 +50,32 @@ def read_tiles(folder: Path, *, image_size: int) -> MediaProcessorConfig:
     return MediaProcessorConfig(image=image, splitter={"name": "aspect", **configs.to_plain(bounds)})
 
 
-def write_tile(config: ImageProcessorConfig) -> dict[str, dict[str, Any]]:
-    """Files by name of how a tile, or a frame of a video, is processed; the bounds of the grid are the class's.
+def media_of(tiles: MediaProcessorConfig) -> MediaSettings | None:
+    """What a model keeps of ``read_tiles`` beside how a tile is made: None where every image is a single one."""
+    return None if _bounds(tiles).max_tiles == 1 else MediaSettings(splitter=tiles.splitter)
 
-    Raises ``InvalidArgumentError`` where images do not fill their tiles, for which there is no word.
+
+def most_tiles(tiles: MediaProcessorConfig) -> int:
+    """Squares that an image becomes at most, its thumbnail included."""
+    most = _bounds(tiles).max_tiles
+    return most + (most > 1)
+
+
+def write_tiles(config: ImageProcessorConfig, media: MediaSettings | None) -> dict[str, dict[str, Any]]:
+    """Files by name of how images become tiles, and of how a frame of a video is processed.
+
+    The splitter of ``media`` must be ``aspect``. Raises ``InvalidArgumentError`` where images do not fill their tiles,
+    for which there is no word.
     """
     if config.resize != "squash":
         raise invalid("preprocess.resize", f"an InternVL has no word for {config.resize!r}, only 'squash'")
     image = {"processor_class": "InternVLProcessor", **write_squash(config, _KIND)}
     shared = ("processor_class", "size", "resample", "image_mean", "image_std")
     video = {"video_processor_type": "InternVLVideoProcessor", **{name: image[name] for name in shared}}
-    return {IMAGE_FILE: {**image, **configs.to_plain(TilesFile())}, VIDEO_FILE: video}
+    bounds = AspectConfig(max_tiles=1) if media is None else _bounds(media)
+    file = TilesFile(min_patches=bounds.min_tiles, max_patches=bounds.max_tiles)
+    return {IMAGE_FILE: {**image, **configs.to_plain(file)}, VIDEO_FILE: video}
+
+
+def _bounds(media: MediaSettings) -> AspectConfig:
+    return registry.settings("splitter", media.splitter)[1]

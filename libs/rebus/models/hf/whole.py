@@ -20,6 +20,7 @@ from rebus import config as configs
 from rebus import registry
 from rebus.data.encoding import EncodingConfig
 from rebus.data.preprocess import ImageProcessorConfig
+from rebus.data.preprocess.media import MediaSettings
 from rebus.errors import DataLossError, InvalidArgumentError, invalid
 from rebus.models.causal_lm import SpecialTokens
 from rebus.models.connectors import hf as connectors
@@ -150,6 +151,8 @@ class Kind:
     has_projector: bool = True
     # Whether the encoder reads images of another size than it was trained with.
     resizes: bool = False
+    # The splitter that images may have, if any.
+    splitter: str | None = None
     names: Names = field(default_factory=lambda: Names())
 
 
@@ -218,13 +221,15 @@ def read_whole(
     encoder: VisionTransformerConfig,
     connector: Mapping[str, Any],
     preprocess: ImageProcessorConfig,
+    media: MediaSettings | None = None,
+    max_tiles: int = 1,
     max_bytes: int,
 ) -> Mllm:
     """The model of ``folder``, whose ``config.json`` is ``values``: float32, in evaluation mode, on the CPU.
 
     ``tower``, ``encoder`` and ``connector`` are what the kind's module read, of the last those settings that are no
-    defaults. Names, shapes and kinds of tensors are checked whole before a weight is used. Raises what
-    ``convert.read_folder`` raises, for the same reasons.
+    defaults; an image becomes ``max_tiles`` squares at most. Names, shapes and kinds of tensors are checked whole
+    before a weight is used. Raises what ``convert.read_folder`` raises, for the same reasons.
     """
     family = family_of(file.text_config, where=f"{CONFIG_FILE}.text_config")
     stored = stored_tensors(folder, max_bytes=max_bytes)
@@ -243,7 +248,10 @@ def read_whole(
         image_token_id=image_token_id,
         special_tokens=_read_specials(values, file),
         preprocess=preprocess,
-        encoding=EncodingConfig(max_length_tokens=decoder.max_positions),
+        media=media,
+        encoding=EncodingConfig(
+            max_length_tokens=decoder.max_positions, max_images=max_tiles * EncodingConfig().max_images
+        ),
     )
     with torch.device("meta"):
         model = Mllm(settings)
@@ -369,8 +377,7 @@ def _projector_values(model: Mllm, tower: Tower) -> dict[str, Any]:
 def tower_for(model: Mllm, kind: Kind) -> Tower:
     """The encoder's tower; ``InvalidArgumentError`` names what of encoder and connector no such model has."""
     names, (connector, connector_class) = model.config, kind.connector
-    if names.media is not None:
-        raise invalid("media", f"{kind.title} sees images of one square, no tiles and videos, and hears nothing")
+    _check_media(names, kind)
     tower = next((tower for tower in kind.towers if type(model.vision_encoder) is tower.encoder), None)
     if tower is None:
         known = ", ".join(tower.name for tower in kind.towers)
@@ -384,6 +391,22 @@ def tower_for(model: Mllm, kind: Kind) -> Tower:
             f"{config.trained_size} is not image_size={config.image_size}: {kind.title} does not resize",
         )
     return tower
+
+
+def _check_media(config: MllmConfig, kind: Kind) -> None:
+    """``InvalidArgumentError`` unless all that the model sees beside single squares are the kind's tiles."""
+    if config.media is None:
+        return
+    if kind.splitter is None:
+        raise invalid("media", f"{kind.title} sees images of one square, no tiles and videos, and hears nothing")
+    if (name := config.media.splitter["name"]) != kind.splitter:
+        raise invalid("media.splitter", f"{kind.title} has no {name!r}, only {kind.splitter}")
+    if config.audio is not None:
+        raise invalid("audio", f"{kind.title} hears nothing")
+    if config.frame_positions is not None:
+        raise invalid("frame_positions", f"{kind.title} does not tell frames of a video apart")
+    if config.media != MediaSettings(splitter=config.media.splitter):
+        raise invalid("media", f"{kind.title} has no word for frames and audio other than the defaults")
 
 
 def encoder_config(model: Mllm) -> Any:

@@ -175,7 +175,7 @@ class _Prepared:
 
     @property
     def num_bytes(self) -> int:
-        return self.row.input_ids.nbytes * 4 + sum(medium.values.nbytes for medium in self.media)
+        return self.row.input_ids.nbytes * 4 + sum(medium.num_bytes for medium in self.media)
 
 
 @dataclass

@@ -18,13 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rebus.data.encoding import MediumSize
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
+from rebus.data.preprocess.media import MediaSettings
+from rebus.data.sample import Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
+from rebus.generation.media import MediaFeatures
 from rebus.models import load_model, save_model
 from rebus.models.hf import export_folder, import_folder, read_idefics2, write_idefics2
 from rebus.models.hf.files import WEIGHTS_FILE
 from rebus.models.hf.native_images import read_native, write_native
+from rebus.models.media import collate, encoder_of, reader_of
 from rebus.models.mllm import Mllm, MllmConfig
 from tests.libs.models.hf.greedy import assert_same_text
 from tests.libs.models.hf.idefics2_peers import (
@@ -81,7 +86,12 @@ def test_variants_match(perceiver: dict[str, Any], changes: dict[str, Any], tmp_
     assert_same_model(ours, AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval())
 
 
-def own(*, vocab_size: int = VOCAB, image_token_id: int = IMAGE, **preprocess: Any) -> Mllm:
+QUARTERS = MediaSettings(splitter={"name": "quarters"})
+
+
+def own(
+    *, vocab_size: int = VOCAB, image_token_id: int = IMAGE, media: MediaSettings | None = None, **preprocess: Any
+) -> Mllm:
     """A model of ours that was never transformers'."""
     encoder = {"image_size": 48, "patch_size": PATCH, "width": 24, "num_layers": 2, "num_heads": 3, "hidden_width": 40}
     resampler = {"num_tokens": LATENTS, "num_layers": 1, "num_heads": 4, "num_kv_heads": 2, "head_width": 6}
@@ -93,6 +103,7 @@ def own(*, vocab_size: int = VOCAB, image_token_id: int = IMAGE, **preprocess: A
         vocab_size=vocab_size,
         image_token_id=image_token_id,
         preprocess=ImageProcessorConfig(**{"image_size": 48, "resize": "within", "min_size": 16, **preprocess}),
+        media=media,
     )
     model = Mllm(config).eval()
     redraw(model, SCALE)
@@ -184,6 +195,49 @@ def test_their_processor_does_what_ours_does(height: int, width: int, tmp_path: 
     shown = list(inputs["pixel_values"][0])
     torch.testing.assert_close(logits(model, inputs["input_ids"], shown), theirs(**inputs).logits)
     assert read_idefics2(tmp_path / "theirs").config.preprocess == model.config.preprocess
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 70), (71, 33), (20, 25)])
+@pytest.mark.parametrize("preprocess", [{}, {"resize": "squash", "min_size": 0}])
+def test_split_images_are_theirs(height: int, width: int, preprocess: dict[str, Any], tmp_path: Path) -> None:
+    """Pixels of the quarters and the whole, their tokens, the round trip, and what serves."""
+    size = save_tokenizer(tmp_path / "words", "<fake_token_around_image>", "<end_of_utterance>")
+    model = own(vocab_size=size, image_token_id=WORDS.image_token_id, media=QUARTERS, **preprocess)
+    save_model(model, tmp_path / "ours")
+    shutil.copytree(tmp_path / "words", tmp_path / "ours", dirs_exist_ok=True)
+    export_folder(tmp_path / "ours", tmp_path / "theirs")
+    processor = AutoProcessor.from_pretrained(tmp_path / "theirs")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
+    back = read_idefics2(tmp_path / "theirs")
+    assert (back.config.preprocess, back.config.media) == (model.config.preprocess, QUARTERS)
+    assert back.config.encoding.max_images == 16 * 5
+
+    picture, image = encoded(height, width), Segment(type="image", media=0)
+    inputs = processor(images=[[Image.open(io.BytesIO(picture))]], text="<image> what is this?", return_tensors="pt")
+    assert (inputs["input_ids"] == WORDS.image_token_id).sum() == 5 * LATENTS
+    reader = reader_of(back)
+    assert reader.size(image, picture, num_images=1, field="image") == MediumSize(5 * LATENTS, 5)
+    media = collate([reader.read(image, picture, num_images=1, field="image")], reader.processor)
+    masks = inputs["pixel_attention_mask"][0].bool()
+    padded_images = zip(inputs["pixel_values"][0], masks, strict=True)
+    shown = [pixels[:, mask.any(1)][:, :, mask.any(0)] for pixels, mask in padded_images]
+    for found, expected in zip(media.pixels, shown, strict=True):
+        # Filters of several libraries differ by levels of 255.
+        torch.testing.assert_close(found, expected, rtol=0, atol=5 / 255 / 0.5)
+    torch.testing.assert_close(logits(back, inputs["input_ids"], shown), theirs(**inputs).logits)
+
+    row = encoder_of(back, WORDS).encode_prompt([image, Segment(text="what is this?")], [picture])
+    features = MediaFeatures(back, 1 << 20)([(row, [picture])])
+    torch.testing.assert_close(features, back.encode_images(media.pixels).flatten(0, 1))
+    assert (row.input_ids == WORDS.image_token_id).sum() == 5 * LATENTS
+
+
+def test_an_image_too_small_for_quarters_is_refused() -> None:
+    model = own(media=QUARTERS)
+    with pytest.raises(InvalidArgumentError, match=r"images\[0\]: has 1x9 pixels, too few for quarters"):
+        reader_of(model).read(Segment(type="image"), encoded(1, 9), num_images=1, field="images[0]")
+    with pytest.raises(ValueError, match="'quarters' makes no tiles of one canvas"):
+        reader_of(model).processor.image(encoded(9, 9))
 
 
 def test_a_tokenizer_without_the_tokens_around_images_gets_no_processor(tmp_path: Path) -> None:
@@ -281,7 +335,7 @@ def test_a_claim_of_endless_layers_costs_nothing(folder: Path, part: str) -> Non
     ("values", "named"),
     [
         ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type: unknown 'CLIPImageProcessor'"),
-        ({"do_image_splitting": True}, "do_image_splitting: True"),
+        ({"do_image_splitting": "often"}, "do_image_splitting"),
         ({"do_resize": False}, "do_resize"),
         ({"size": {"longest_edge": 48}}, "size: expected a shortest_edge and a longest_edge"),
         ({"size": {"shortest_edge": 64, "longest_edge": 48}}, "min_size=64"),
@@ -296,8 +350,9 @@ def test_an_image_processor_without_a_counterpart_is_named(values: dict[str, Any
 
 def test_squares_are_read_back(tmp_path: Path) -> None:
     config = ImageProcessorConfig(image_size=48, resample="bicubic", mean=(0.1, 0.2, 0.3))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(write_native(config)))
-    assert read_native(tmp_path) == config
+    for media in (None, QUARTERS):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(write_native(config, media)))
+        assert read_native(tmp_path) == (config, media)
 
 
 def changed(model: Mllm, part: str, **settings: Any) -> Mllm:
@@ -313,6 +368,7 @@ def changed(model: Mllm, part: str, **settings: Any) -> Mllm:
         (lambda model: changed(model, "connector", projection_hidden_width=8), "projection_hidden_width: 8 is not 40"),
         (lambda model: changed(model, "decoder", activation="gelu"), "decoder: llama with gelu"),
         (lambda _: own(resize="longest", min_size=0), "preprocess.resize"),
+        (lambda _: own(media=MediaSettings()), "media.splitter: an Idefics2 has no 'single', only quarters"),
     ],
 )
 def test_what_an_idefics2_cannot_say_is_not_exported(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
 from rebus.data.preprocess import ImageProcessorConfig
-from rebus.data.preprocess.media import MediaProcessor
+from rebus.data.preprocess.media import MediaProcessor, MediaSettings
+from rebus.data.sample import Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
+from rebus.generation.media import MediaFeatures
 from rebus.models import load_model, save_model
+from rebus.models.encoders.video import FramePositionsConfig
 from rebus.models.hf import export_folder, import_folder, read_internvl, read_tiles, write_internvl
 from rebus.models.hf.files import WEIGHTS_FILE
+from rebus.models.media import encoder_of
 from rebus.models.mllm import Mllm, MllmConfig
 from tests.libs.models.hf.internvl_peers import IMAGE_TOKENS, PREPROCESSOR, internvl
 from tests.libs.models.hf.llava_peers import (
@@ -150,6 +155,7 @@ def test_their_folder_comes_back_byte_for_byte(form: str, text: str, tmp_path: P
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
+TILED = MediaSettings(splitter={"name": "aspect", "min_tiles": 1, "max_tiles": 6})
 TOKENIZER = Tokenizer.train(["what is this? a red cube. yes no two"], TokenizerConfig(vocab_size=280))
 
 
@@ -158,6 +164,8 @@ def own(
     encoder: dict[str, Any] | None = None,
     connector: dict[str, Any] | None = None,
     decoder: str = "qwen2",
+    media: MediaSettings | None = None,
+    parts: dict[str, Any] | None = None,
     **preprocess: Any,
 ) -> Mllm:
     """A model of ours that was never transformers'."""
@@ -169,6 +177,8 @@ def own(
         vocab_size=TOKENIZER.vocab_size,
         image_token_id=TOKENIZER.image_token_id,
         preprocess=ImageProcessorConfig(image_size=SIDE, **preprocess),
+        media=media,
+        **(parts or {}),
     )
     model = Mllm(config).eval()
     redraw(model)
@@ -193,15 +203,15 @@ def png(height: int, width: int) -> tuple[Image.Image, bytes]:
 
 
 def test_their_processor_does_what_ours_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens and tiles of two images, and logits of both; each tile is an image to our model."""
-    model = own(resample="bicubic")
+    """Tokens and tiles of two images, and logits of both, also by what serves."""
+    model = own(resample="bicubic", media=TILED)
     save_model(model, tmp_path / "ours")
     TOKENIZER.save(tmp_path / "ours")
     export_folder(tmp_path / "ours", tmp_path / "theirs")
     # Their processor of videos needs torchvision, which is not installed; nothing here is a video.
     monkeypatch.setattr(InternVLProcessor, "get_attributes", classmethod(lambda cls: ["image_processor", "tokenizer"]))
     processor = AutoProcessor.from_pretrained(tmp_path / "theirs")
-    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
+    theirs: Any = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
 
     pictures = [png(40, 80), png(30, 30)]
     text = "<bos><image><image><user> what is this?"
@@ -216,7 +226,30 @@ def test_their_processor_does_what_ours_does(tmp_path: Path, monkeypatch: pytest
     torch.testing.assert_close(shown, inputs["pixel_values"])
     found = logits(model, inputs["input_ids"], shown)
     torch.testing.assert_close(found, theirs(**{k: v for k, v in inputs.items() if k != "num_patches"}).logits)
-    assert read_internvl(tmp_path / "theirs").config.preprocess == model.config.preprocess
+    back = read_internvl(tmp_path / "theirs")
+    assert (back.config.preprocess, back.config.media) == (model.config.preprocess, TILED)
+
+    shown_twice = [Segment(type="image", media=at) for at in (0, 1)]
+    media_of_both = [data for _, data in pictures]
+    row = encoder_of(back, TOKENIZER).encode_prompt([*shown_twice, Segment(text="what is this?")], media_of_both)
+    assert [medium.num_tokens for medium in row.media] == [3 * IMAGE_TOKENS, IMAGE_TOKENS]
+    features = MediaFeatures(back, 1 << 20)([(row, media_of_both)])
+    assert features is not None
+    expected_features = theirs.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(features, expected_features.flatten(0, 1))
+
+
+def test_bounds_of_the_grid_come_back(tmp_path: Path) -> None:
+    """A model of single squares is one of a single tile."""
+    for media, bounds in ((TILED, (1, 6)), (None, (1, 1))):
+        folder = tmp_path / str(bounds)
+        save_model(own(resample="bicubic", media=media), folder / "ours")
+        export_folder(folder / "ours", folder / "theirs")
+        written = json.loads((folder / "theirs" / "preprocessor_config.json").read_text())
+        assert (written["min_patches"], written["max_patches"]) == bounds
+        back = read_internvl(folder / "theirs")
+        assert back.config.media == media
+        assert back.config.encoding.max_images == 16 * (1 if media is None else 7)
 
 
 @pytest.mark.parametrize("size", [(20, 100), (97, 33), (64, 64), (32, 32), (60, 90), (50, 21)])
@@ -330,6 +363,9 @@ def test_tensors_that_do_not_fit_are_named(
         (lambda: own(connector={"name": "mlp"}), "connector: an InternVL has no 'mlp', only pixel-shuffle"),
         (lambda: own(connector={"name": "pixel-shuffle", "projection": "linear"}), "connector.projection"),
         (lambda: own(resize="pad"), "preprocess.resize"),
+        (lambda: own(media=MediaSettings(splitter={"name": "dynamic"})), "media.splitter: .* 'dynamic', only aspect"),
+        (lambda: own(media=replace(TILED, frames={"name": "uniform", "num_frames": 3})), "media: an InternVL has no"),
+        (lambda: own(media=TILED, parts={"frame_positions": FramePositionsConfig()}), "frame_positions: an InternVL"),
     ],
 )
 def test_what_an_internvl_cannot_say_is_not_exported(make: Callable[[], Mllm], named: str, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rebus.data.preprocess import ImageProcessor, ImageProcessorConfig
 from rebus.data.preprocess.any_resolution import cut
+from rebus.data.preprocess.media import MediaSettings
 from rebus.data.preprocess.splitters import AnyResolutionConfig, AnyResolutionSplitter
+from rebus.data.sample import Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
+from rebus.generation.media import MediaFeatures
 from rebus.models import load_model, save_model
+from rebus.models.gated_cross_attention import GatedCrossAttentionConfig
 from rebus.models.hf import export_folder, import_folder, read_llava_next, write_llava_next
 from rebus.models.hf.files import WEIGHTS_FILE
+from rebus.models.media import encoder_of
 from rebus.models.mllm import Mllm, MllmConfig
+from rebus.models.without_images import no_images
 from tests.libs.models.hf.greedy import assert_same_text
 from tests.libs.models.hf.llava_next_peers import (
     GRIDS,
@@ -125,6 +133,61 @@ def test_their_processor_cuts_and_counts_as_we_do(tmp_path: Path) -> None:
         shown = logits(model, inputs["input_ids"], list(inputs["pixel_values"]), [(height, width)])
         torch.testing.assert_close(shown, theirs(**inputs).logits)
     assert read_llava_next(tmp_path / "theirs").config.preprocess == model.config.preprocess
+
+
+def test_what_serves_sees_the_tiles(tmp_path: Path) -> None:
+    """Two images of unlike numbers of tokens in a row: as tiles cut by hand, and as in transformers."""
+    model = own()
+    save_model(model, tmp_path / "ours")
+    export_folder(tmp_path / "ours", tmp_path / "theirs")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs").eval()
+    model = read_llava_next(tmp_path / "theirs")
+    assert model.config.encoding.max_images == 16 * 5
+
+    sizes = ((30, 70), (90, 17))
+    pictures = [Image.effect_noise((width, height), 50).convert("RGB") for height, width in sizes]
+    shown = [Segment(type="image", media=at) for at in (0, 1)]
+    row = encoder_of(model, WORDS).encode_prompt([*shown, Segment(text="what is this?")], [png(p) for p in pictures])
+    counts = [model.connector.count(size, side=SIDE) for size in sizes]
+    assert [medium.num_tokens for medium in row.media] == counts
+    assert counts[0] != counts[1]
+
+    processor, splitter = (
+        ImageProcessor(model.config.preprocess),
+        AnyResolutionSplitter(AnyResolutionConfig(grids=GRIDS)),
+    )
+    pixels = [cut(processor, np.array(p), splitter(*size, side=SIDE)) for p, size in zip(pictures, sizes, strict=True)]
+    by_hand = [torch.from_numpy(processor.normalise(cut_tiles)) for cut_tiles in pixels]
+    features = MediaFeatures(model, 1 << 20)([(row, [png(p) for p in pictures])])
+    assert features is not None
+    torch.testing.assert_close(features, model.encode_tiles(by_hand, sizes))
+    ids = torch.from_numpy(row.input_ids)[None]
+    found = model.logits(model.decode(model.embed(ids, features), torch.from_numpy(row.positions)[None]))
+    torch.testing.assert_close(found, theirs(input_ids=ids, **theirs_of(by_hand, sizes)).logits)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_batch_without_images_touches_the_newline() -> None:
+    model = own()
+    no_images(model).backward()
+    assert model.connector.newline.grad is not None
+    assert not model.connector.newline.grad.any()
+
+
+@pytest.mark.parametrize("part", [{"media": MediaSettings()}, {"cross_attention": GatedCrossAttentionConfig()}])
+def test_what_needs_equally_many_tokens_an_image_is_refused(part: dict[str, Any]) -> None:
+    model = own()
+    with pytest.raises(InvalidArgumentError, match=f"model.{next(iter(part))}: does not go with 'tiled-mlp'"):
+        Mllm(replace(model.config, **part, preprocess_digest=""))
+    with pytest.raises(InvalidArgumentError, match="model.connector: 'tiled-mlp' gives images of many sizes"):
+        _ = model.image_grid
+    with pytest.raises(InvalidArgumentError, match="expected text or image, found video"):
+        encoder_of(model, WORDS).encode_prompt([Segment(type="video", media=0)], [b""])
 
 
 @pytest.fixture(scope="module")
