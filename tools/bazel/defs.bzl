@@ -20,12 +20,20 @@ def rebus_library(name, deps = [], **kwargs):
 def rebus_tests(deps, data = []):
     """One test target, named as its folder, that runs all fast tests of the folder with pytest."""
     folder = native.package_name()
+
+    # Tests of other folders may import these.
+    native.py_library(
+        name = "files",
+        srcs = native.glob(["**/*.py"]),
+        visibility = ["//visibility:public"],
+        deps = deps,
+    )
     native.py_test(
         name = folder.split("/")[-1],
         timeout = "long",
-        srcs = native.glob(["**/*.py"]) + ["//tools/bazel:run_pytest.py"],
+        srcs = ["//tools/bazel:run_pytest.py"],
         args = [folder],
         data = native.glob(["**"], exclude = ["**/*.py", "BUILD.bazel"]) + data + ["//:tree"],
         main = "//tools/bazel:run_pytest.py",
-        deps = deps + ["//tests:conftest"],
+        deps = [":files", "//tests:conftest"],
     )
