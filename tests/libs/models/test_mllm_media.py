@@ -17,6 +17,7 @@ from rebus.data.encoding import Encoder, EncodingConfig, MediumSize, Row, attent
 from rebus.data.preprocess import ImageProcessorConfig
 from rebus.data.preprocess.log_mel import LogMelConfig
 from rebus.data.preprocess.media import MediaProcessor, MediaSettings, media_config
+from rebus.data.preprocess.reading import MediaReader
 from rebus.data.sample import Sample, Segment, SegmentType
 from rebus.errors import FailedPreconditionError, InvalidArgumentError
 from rebus.generation.generator import Generator
@@ -25,6 +26,7 @@ from rebus.generation.requests import Prompt, Sampling
 from rebus.models import save_model
 from rebus.models.audio import AudioConfig
 from rebus.models.encoders.video import FramePositionsConfig
+from rebus.models.gated_cross_attention import GatedCrossAttentionConfig
 from rebus.models.hf.llava import check_llava
 from rebus.models.io import CONFIG_FILE
 from rebus.models.media import MediaBatch, collate, encoder_of, reader_of
@@ -320,6 +322,15 @@ def test_what_a_model_cannot_take_is_refused_by_name() -> None:
         encoder_of(few, TOKENIZER).encode(sample())
     with pytest.raises(InvalidArgumentError, match="media: a LLaVA sees images of one square"):
         check_llava(deaf)
+    with pytest.raises(ValueError, match="cross_attention reads images of one square each"):
+        config(cross_attention=GatedCrossAttentionConfig())
+
+
+def test_frames_need_squares_and_are_refused_before_any_is_decoded() -> None:
+    own = replace(PREPROCESS, resize="within", min_size=4)
+    reader = MediaReader(MediaProcessor(media_config(own, replace(MEDIA, splitter={"name": "single"}))), image_tokens=1)
+    with pytest.raises(InvalidArgumentError, match="clip: a video's frames are squares, which resize='within' does not"):
+        reader.size(shown("video", 0), b"no video at all", num_images=1, field="clip")
 
 
 def test_kept_features_are_those_of_the_same_part_read_the_same_way() -> None:

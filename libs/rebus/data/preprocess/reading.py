@@ -87,6 +87,7 @@ class MediaReader:
             rows, columns = self._layout.tiles(size, side=self._side)
             return MediumSize(self._layout.count(size, side=self._side), 1 + rows * columns)
         if segment.type == "video":
+            self._check_squares(field)
             squares = self.processor.num_frames(data, **_times(segment), field=field)
             if self._max_frames is not None and squares > self._max_frames:
                 raise invalid(field, f"gives {squares} frames, the model tells {self._max_frames} apart")
@@ -105,7 +106,6 @@ class MediaReader:
         if segment.type == "audio":
             return Medium("audio", self.processor.audio(data, **_times(segment), field=field))
         if segment.type == "video":
-            self._check_squares(field)
             return Medium("video", self.processor.video(data, **_times(segment), field=field)[0])
         if self._layout is not None:
             return self._cut(self._layout, data, field)
