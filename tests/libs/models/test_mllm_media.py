@@ -329,7 +329,9 @@ def test_what_a_model_cannot_take_is_refused_by_name() -> None:
 def test_frames_need_squares_and_are_refused_before_any_is_decoded() -> None:
     own = replace(PREPROCESS, resize="within", min_size=4)
     reader = MediaReader(MediaProcessor(media_config(own, replace(MEDIA, splitter={"name": "single"}))), image_tokens=1)
-    with pytest.raises(InvalidArgumentError, match="clip: a video's frames are squares, which resize='within' does not"):
+    with pytest.raises(
+        InvalidArgumentError, match="clip: a video's frames are squares, which resize='within' does not"
+    ):
         reader.size(shown("video", 0), b"no video at all", num_images=1, field="clip")
 
 

@@ -153,6 +153,8 @@ def test_gradients_are_those_of_the_whole_batch_whatever_the_chunks(tmp_path: Pa
         ({"head": {"name": "multi-vector"}}, {}, "'multi-vector' gives every token a vector"),
         ({"matryoshka_widths": [16]}, {}, r"matryoshka_widths: \[16\] are not within 1..15"),
         ({"chunk_rows": 3}, {}, "recipe.task.chunk_rows: the encoder learns batch statistics"),
+        ({"media": {"splitter": {"name": "aspect"}}}, {}, "an embedder's images are one square each"),
+        ({"preprocess": {"resize": "longest"}}, {}, "an embedder's images are one square each"),
         ({}, {"pack": {"max_tokens": 2048}}, "recipe.stages.pairs.pack"),
         ({}, {"mixer": {"name": "odm"}}, "recipe.stages.pairs.mixer.name"),
         ({}, {"objectives": [{"name": "language-modeling"}]}, "is not a loss of pairs"),

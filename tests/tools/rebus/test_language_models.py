@@ -16,8 +16,9 @@ from rebus.store import Store, documents, manifests
 from rebus.v1.model_pb2 import Model, ModelVersion
 from tests.libs.models.hf import idefics2_peers, llava_next_peers
 from tests.libs.models.hf.internvl_peers import PREPROCESSOR, internvl
-from tests.libs.models.hf.llava_peers import assert_same_weights, llava, pixels, prompt, save
+from tests.libs.models.hf.llava_peers import llava, pixels, prompt, save
 from tests.libs.models.hf.peers import peer
+from tests.libs.models.hf.round_trips import assert_same_weights
 from tests.tiny_model import tiny_model, tiny_tokenizer
 from tests.tools.rebus.conftest import Command
 

@@ -142,10 +142,3 @@ def assert_same_model(ours: Mllm, theirs: Any) -> None:
 def assert_same_greedy(ours: Mllm, theirs: Any, ids: Tensor, images: Tensor, *, cached: bool) -> None:
     """As ``assert_same_text``, for images ``[N, 3, H, W]``."""
     assert_same_text(ours, theirs, ids, ours.encode_images(images), {"pixel_values": images}, cached=cached)
-
-
-def assert_same_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit for bit."""
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        assert torch.equal(tensor, expected[name]), name

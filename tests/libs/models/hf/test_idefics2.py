@@ -25,8 +25,8 @@ from rebus.data.sample import Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
 from rebus.generation.media import MediaFeatures
-from rebus.models import load_model, save_model
-from rebus.models.hf import export_folder, import_folder, read_idefics2, write_idefics2
+from rebus.models import save_model
+from rebus.models.hf import export_folder, read_idefics2, write_idefics2
 from rebus.models.hf.files import WEIGHTS_FILE
 from rebus.models.hf.native_images import read_native, write_native
 from rebus.models.media import collate, encoder_of, reader_of
@@ -46,8 +46,8 @@ from tests.libs.models.hf.idefics2_peers import (
     prompt,
     save,
 )
-from tests.libs.models.hf.llava_peers import assert_same_weights
 from tests.libs.models.hf.peers import VOCAB, redraw
+from tests.libs.models.hf.round_trips import assert_comes_back, assert_import_export_import, assert_same_weights
 
 # Families whose blocks the connector's projection is built like.
 TEXTS = ("mistral", "llama", "qwen2", "mixtral")
@@ -59,12 +59,9 @@ def test_logits_and_gradients_match_after_import_and_after_export(text: str, tmp
     ours = read_idefics2(save(theirs, tmp_path / "theirs"))
     assert_same_model(ours, theirs)
 
-    write_idefics2(ours, tmp_path / "ours", max_shard_bytes=60_000)
-    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
-    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
-    assert type(back) is type(theirs)
-    assert_same_weights(back.state_dict(), theirs.state_dict())
-    assert_same_model(ours, back)
+    assert_comes_back(
+        ours, theirs, tmp_path / "ours", write=write_idefics2, same=assert_same_model, max_shard_bytes=60_000
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,13 +138,7 @@ def test_greedy_text_is_the_same(count: int, cached: bool, tmp_path: Path) -> No
 
 
 def test_import_export_import_changes_nothing(tmp_path: Path) -> None:
-    made = import_folder(save(idefics2(), tmp_path / "theirs"), tmp_path / "first")
-    assert_same_weights(load_model(tmp_path / "first").state_dict(), made.state_dict())
-    assert export_folder(tmp_path / "first", tmp_path / "back") == "Idefics2ForConditionalGeneration"
-    again = import_folder(tmp_path / "back", tmp_path / "second")
-    assert again.config == made.config
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert_import_export_import(save(idefics2(), tmp_path / "theirs"), tmp_path, "Idefics2ForConditionalGeneration")
 
 
 def encoded(height: int, width: int) -> bytes:

@@ -37,13 +37,13 @@ from tests.libs.models.hf.llava_peers import (
     SIDE,
     assert_same_greedy,
     assert_same_model,
-    assert_same_weights,
     logits,
     pixels,
     prompt,
     save,
 )
 from tests.libs.models.hf.peers import redraw
+from tests.libs.models.hf.round_trips import assert_comes_back, assert_same_weights
 
 # InternVL 3 has Qwen 2, 3.5 has Qwen 3, 2 had Llama.
 PAIRS = [("300m", "qwen2"), ("6b", "qwen3"), ("300m", "llama-variants")]
@@ -56,12 +56,9 @@ def test_logits_and_gradients_match_after_import_and_after_export(form: str, tex
     assert ours.image_tokens == IMAGE_TOKENS
     assert_same_model(ours, theirs)
 
-    write_internvl(ours, tmp_path / "ours", max_shard_bytes=40_000)
-    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
-    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
-    assert type(back) is type(theirs)
-    assert_same_weights(back.state_dict(), theirs.state_dict())
-    assert_same_model(ours, back)
+    assert_comes_back(
+        ours, theirs, tmp_path / "ours", write=write_internvl, same=assert_same_model, max_shard_bytes=40_000
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from rebus.data.encoding import IGNORE_INDEX, Row
 from rebus.data.preprocess import ImageProcessorConfig
-from rebus.models import load_model
-from rebus.models.hf import export_folder, import_folder, read_llava, write_llava
+from rebus.models.hf import read_llava, write_llava
 from rebus.models.mllm import Mllm, MllmConfig
 from rebus.models.packing import pack_rows
 from tests.libs.models.hf.llava_peers import (
@@ -23,7 +22,6 @@ from tests.libs.models.hf.llava_peers import (
     SIDE,
     assert_same_greedy,
     assert_same_model,
-    assert_same_weights,
     llava,
     logits,
     pixels,
@@ -31,6 +29,7 @@ from tests.libs.models.hf.llava_peers import (
     save,
 )
 from tests.libs.models.hf.peers import PLAIN, VOCAB, redraw
+from tests.libs.models.hf.round_trips import assert_comes_back, assert_import_export_import
 
 TOWERS = ("clip", "siglip")
 # Each family of text models with one of the towers.
@@ -44,12 +43,9 @@ def test_logits_and_gradients_match_after_import_and_after_export(tower: str, te
     ours = read_llava(save(theirs, tmp_path / "theirs"))
     assert_same_model(ours, theirs)
 
-    write_llava(ours, tmp_path / "ours", max_shard_bytes=40_000)
-    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
-    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
-    assert type(back) is type(theirs)
-    assert_same_weights(back.state_dict(), theirs.state_dict())
-    assert_same_model(ours, back)
+    assert_comes_back(
+        ours, theirs, tmp_path / "ours", write=write_llava, same=assert_same_model, max_shard_bytes=40_000
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,14 +159,9 @@ def row(prefix: Tensor, *branches: Tensor, images: int) -> Row:
 
 @pytest.mark.parametrize(("tower", "text"), PAIRS)
 def test_import_export_import_changes_nothing(tower: str, text: str, tmp_path: Path) -> None:
-    made = import_folder(save(llava(tower, text), tmp_path / "theirs"), tmp_path / "first")
-    loaded = load_model(tmp_path / "first")
-    assert_same_weights(loaded.state_dict(), made.state_dict())
-    assert export_folder(tmp_path / "first", tmp_path / "back") == "LlavaForConditionalGeneration"
-    again = import_folder(tmp_path / "back", tmp_path / "second")
-    assert again.config == made.config
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    made = assert_import_export_import(
+        save(llava(tower, text), tmp_path / "theirs"), tmp_path, "LlavaForConditionalGeneration"
+    )
     assert made.config.decoder["name"] == text
     assert isinstance(made, Mllm)
     assert made.image_tokens == IMAGE_TOKENS

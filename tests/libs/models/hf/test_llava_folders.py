@@ -25,8 +25,9 @@ from rebus.models.hf import export_folder, read_llava, write_llava
 from rebus.models.hf.files import WEIGHTS_FILE
 from rebus.models.hf.image_processors import read_preprocess, write_preprocess
 from rebus.models.mllm import Mllm, MllmConfig
-from tests.libs.models.hf.llava_peers import PREPROCESSOR, SIDE, assert_same_weights, llava, logits, save
+from tests.libs.models.hf.llava_peers import PREPROCESSOR, SIDE, llava, logits, save
 from tests.libs.models.hf.peers import redraw
+from tests.libs.models.hf.round_trips import assert_same_weights
 
 SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": {"height": SIDE, "width": SIDE}}
 

@@ -24,9 +24,9 @@ from rebus.data.sample import Segment
 from rebus.data.tokenizer import Tokenizer, TokenizerConfig
 from rebus.errors import DataLossError, InvalidArgumentError
 from rebus.generation.media import MediaFeatures
-from rebus.models import load_model, save_model
+from rebus.models import save_model
 from rebus.models.gated_cross_attention import GatedCrossAttentionConfig
-from rebus.models.hf import export_folder, import_folder, read_llava_next, write_llava_next
+from rebus.models.hf import export_folder, read_llava_next, write_llava_next
 from rebus.models.hf.files import WEIGHTS_FILE
 from rebus.models.media import encoder_of
 from rebus.models.mllm import Mllm, MllmConfig
@@ -44,8 +44,9 @@ from tests.libs.models.hf.llava_next_peers import (
     theirs_of,
     tiles,
 )
-from tests.libs.models.hf.llava_peers import SIDE, assert_same_weights
+from tests.libs.models.hf.llava_peers import SIDE
 from tests.libs.models.hf.peers import redraw
+from tests.libs.models.hf.round_trips import assert_comes_back, assert_import_export_import
 
 
 @pytest.mark.parametrize(("tower", "text"), [("clip", "mistral"), ("siglip", "llama")])
@@ -54,11 +55,9 @@ def test_logits_and_gradients_match_after_import_and_after_export(tower: str, te
     ours = read_llava_next(save(theirs, tmp_path / "theirs"))
     assert_same_model(ours, theirs)
 
-    write_llava_next(ours, tmp_path / "ours", max_shard_bytes=40_000)
-    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
-    assert type(back) is type(theirs)
-    assert_same_weights(back.state_dict(), theirs.state_dict())
-    assert_same_model(ours, back)
+    assert_comes_back(
+        ours, theirs, tmp_path / "ours", write=write_llava_next, same=assert_same_model, max_shard_bytes=40_000
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -81,13 +80,7 @@ def test_greedy_text_is_the_same(sizes: tuple[tuple[int, int], ...], cached: boo
 
 
 def test_import_export_import_changes_nothing(tmp_path: Path) -> None:
-    made = import_folder(save(llava_next(), tmp_path / "theirs"), tmp_path / "first")
-    assert_same_weights(load_model(tmp_path / "first").state_dict(), made.state_dict())
-    assert export_folder(tmp_path / "first", tmp_path / "back") == "LlavaNextForConditionalGeneration"
-    again = import_folder(tmp_path / "back", tmp_path / "second")
-    assert again.config == made.config
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert_import_export_import(save(llava_next(), tmp_path / "theirs"), tmp_path, "LlavaNextForConditionalGeneration")
 
 
 # Five levels of 255, as pixels are normalised here.
